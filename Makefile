@@ -1,0 +1,37 @@
+# `make figures` reproduces the paper, `make test` checks the project. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.installed
+
+.PHONY: figures test lint format benchmark lock clean
+
+figures: $(READY)
+	$(RUN) -m scripts.reproduce $(ARGS)
+
+test: $(READY)
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+benchmark: $(READY)
+	$(RUN) -m benchmarks.fig2_against_2017 $(ARGS)
+
+$(READY): requirements.lock
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+# Needs uv; every platform and Python version in one file, without index addresses.
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --quiet requirements.txt -o requirements.lock
+
+clean:
+	rm -rf $(VENV) output

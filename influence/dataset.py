@@ -1,0 +1,207 @@
+"""The training points, checked once at the door and never changed afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import scipy.sparse
+
+
+class Dataset:
+    """Points ``x`` with their ``labels``: checked once, immutable, kept in their own dtype.
+
+    Args:
+        x: [n, ...] numbers, one row a point; copied, unless the array is read-only. Eight-bit
+            images stay eight-bit: a model converts a batch at a time. A SciPy sparse matrix [n, d]
+            stays sparse (CSR); linear models take it.
+        labels: [n] numbers, one label a point.
+        scale: what a model multiplies ``x`` by as it converts a batch, e.g. ``1 / 255`` for
+            eight-bit pixels. Everything that is compared with the data (test points) is in the
+            units of ``x``, before scaling.
+
+    Raises:
+        ValueError: empty data, lengths that differ, NaN or infinite entries (with the first row
+            where one stands), or a dtype that is not a number.
+    """
+
+    def __init__(self, x, labels, scale: float = 1.0):
+        self.x = _frozen(_check_numbers(x, "x"))
+        self.labels = _frozen(_check_numbers(labels, "labels"))
+        if not np.isfinite(scale) or scale == 0:
+            raise ValueError(f"scale must be a finite number other than 0, not {scale!r}.")
+        self.scale = float(scale)
+        if self.x.ndim < 2:
+            raise ValueError(
+                f"x must have a row for each point and at least one feature, [n, d]; its shape is "
+                f"{self.x.shape}."
+            )
+        if self.labels.ndim != 1:
+            raise ValueError(
+                f"labels must be a vector [n], one label a point; their shape is "
+                f"{self.labels.shape}."
+            )
+        if self.x.shape[0] != len(self.labels):
+            raise ValueError(
+                f"x has {self.x.shape[0]} rows and labels has {len(self.labels)}: give one label "
+                f"a row."
+            )
+        if 0 in self.x.shape:
+            raise ValueError(f"The data set is empty: x has shape {self.x.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Dataset(x={self.x.dtype}{list(self.x.shape)}, scale={self.scale:g})"
+
+    def without(self, indices) -> Dataset:
+        """The same points without those at ``indices`` (one index or several)."""
+        keep = np.ones(len(self), bool)
+        keep[check_indices(indices, len(self))] = False
+        if not keep.any():
+            raise ValueError("Nothing is left when every point is removed.")
+        return self.where(keep)
+
+    def relabelled(self, indices, labels) -> Dataset:
+        """The same points with ``labels`` at ``indices``."""
+        indices = check_indices(indices, len(self))
+        changed = self.labels.copy()
+        changed[indices] = labels
+        return Dataset(self.x, changed, self.scale)
+
+    def where(self, mask) -> Dataset:
+        """The points at which ``mask`` [n] is true, in their order."""
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != (len(self),):
+            raise ValueError(
+                f"mask must be {len(self)} booleans, one a point; it is {mask.dtype}"
+                f"{list(mask.shape)}."
+            )
+        return Dataset(_selected(self.x, mask), _selected(self.labels, mask), self.scale)
+
+
+def check_dataset(train) -> None:
+    """Raise a ValueError unless ``train`` is a Dataset."""
+    if not isinstance(train, Dataset):
+        raise ValueError(f"train must be an influence.Dataset, not {type(train).__name__}.")
+
+
+def check_indices(indices, size: int, name: str = "indices") -> np.ndarray:
+    """``indices`` (one or several) as an int64 vector, each in [0, size) and none twice.
+
+    Raises:
+        ValueError: names the first index that is not an integer, out of range, or repeated.
+    """
+    array = np.asarray(list(indices) if isinstance(indices, range) else indices)
+    array = np.atleast_1d(array)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be whole numbers, one or a vector; got {indices!r}.")
+    array = array.astype(np.int64)
+    outside = (array < 0) | (array >= size)
+    if outside.any():
+        raise ValueError(
+            f"{name} must lie in 0..{size - 1}; {array[outside][0]} at position "
+            f"{np.flatnonzero(outside)[0]} does not."
+        )
+    values, counts = np.unique(array, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{name} must not repeat; {values[counts > 1][0]} occurs twice or more.")
+    return array
+
+
+def check_points(x, labels, shape: Iterable[int], x_name: str, labels_name: str):
+    """Test or phantom points as ``(x [m, *shape], labels [m])``; one point may come without ``m``.
+
+    Raises:
+        ValueError: says which of the two arrays is wrong and how.
+    """
+    x = check_inputs(x, shape, x_name)
+    labels = np.atleast_1d(_check_numbers(labels, labels_name))
+    if labels.shape != (x.shape[0],):
+        raise ValueError(
+            f"{labels_name} must be a vector of {x.shape[0]} labels, one for each row of {x_name}; "
+            f"its shape is {labels.shape}."
+        )
+    return x, labels
+
+
+def check_inputs(x, shape: Iterable[int], name: str) -> np.ndarray:
+    """Points without labels as [m, *shape]; one point may come without ``m``.
+
+    Raises:
+        ValueError: another shape, no points, or entries that are not finite.
+    """
+    shape = tuple(shape)
+    x = _check_numbers(x, name)
+    if x.shape == shape:
+        x = x[np.newaxis]
+    if x.shape[1:] != shape:
+        raise ValueError(
+            f"{name} must be [m, {', '.join(map(str, shape))}], like the training points; its "
+            f"shape is {x.shape}."
+        )
+    if x.shape[0] == 0:
+        raise ValueError(f"{name} is empty: give at least one point.")
+    return x
+
+
+def check_classes(labels: np.ndarray, num_classes: int, name: str) -> None:
+    """Raise a ValueError unless every label is a whole number in 0..num_classes − 1."""
+    wrong = (labels != np.floor(labels)) | (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        raise ValueError(
+            f"{name} must be the classes 0..{num_classes - 1}; {labels[wrong][0]} at position "
+            f"{np.flatnonzero(wrong)[0]} is not."
+        )
+
+
+def check_two_classes(labels: np.ndarray) -> None:
+    """Raise a ValueError where all training labels are the same."""
+    if (labels == labels[0]).all():
+        raise ValueError(
+            f"train.labels has a single class, {labels[0]}: a classifier needs points of two."
+        )
+
+
+def _check_numbers(values, name: str):
+    if scipy.sparse.issparse(values):
+        matrix = scipy.sparse.csr_array(values)
+        _check_numbers(matrix.data, f"the stored entries of {name}")
+        return matrix
+    array = np.asarray(values)
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be numbers; its dtype is {array.dtype}.")
+    if array.dtype.kind == "f":
+        # A sum is finite only if every entry is (or on overflow): a pass without a second array.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(array.sum())
+        if suspicious:
+            bad = ~np.isfinite(array)
+            if bad.any():
+                where = tuple(int(i) for i in np.argwhere(bad)[0])
+                raise ValueError(
+                    f"{name} must be finite; the entry at {list(where)} is {array[where]}."
+                )
+    return array
+
+
+def _frozen(array):
+    """The array itself where it is already read-only, else a read-only copy of the caller's."""
+    if scipy.sparse.issparse(array):
+        if array.data.flags.writeable:
+            array = array.copy()
+            array.data.flags.writeable = False
+        return array
+    if array.flags.writeable:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def _selected(array, mask: np.ndarray):
+    chosen = array[mask]
+    (chosen.data if scipy.sparse.issparse(chosen) else chosen).flags.writeable = False
+    return chosen

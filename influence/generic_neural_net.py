@@ -1,0 +1,149 @@
+"""Everything that a model gets for free once it has said its objective."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from influence.dataset import check_indices
+from influence.hessian import AutodiffHessian, HessianOperator
+from influence.objective import Objective
+from influence.solution import Solution
+from influence.solvers import ConjugateGradient, Exact
+
+# Up to this many parameters the whole matrix is cheaper than an iteration.
+EXACT_SIZE = 2000
+# Right-hand sides that self_influence solves for at a time.
+_SELF_INFLUENCE_BLOCK = 512
+
+
+class GenericNeuralNet(Objective):
+    """A model with objective R(θ) = (1/n) Σ L(z_i, θ) + regularization(θ), and its influences.
+
+    A subclass says ``logits``, ``example_losses``, ``regularization`` and ``fit``, how an unfitted
+    model with the same settings is made (``_clone``), and which labels it takes
+    (``_check_labels``). One convention for every influence: the predicted change of a test loss if
+    the training point is **removed** and the model refitted on the n − 1 others with the same
+    regulariser, already divided by n, so positive means that the point was helpful:
+
+        (1/n) s_testᵀ (∇L(z_i, θ̂) + ∇regularization(θ̂)),   s_test = H⁻¹ ∇L(z_test, θ̂).
+
+    Args:
+        train: the training points.
+        variables: the ``tf.Variable``s of the model; θ is all of them, flattened, in this order.
+        dtype: "float32" or "float64".
+        batch_size: points that are held as floating-point numbers at a time.
+    """
+
+    def hessian(self) -> HessianOperator:
+        """∇²R(θ) as an operator; the same object until the parameters change."""
+        if "hessian" not in self._at_theta:
+            self._at_theta["hessian"] = self._make_hessian()
+        return self._at_theta["hessian"]
+
+    def inverse_hvp(self, v, solver=None, strict: bool = False) -> Solution:
+        """H⁻¹ v for v [p] or [p, k], with how the solve went; ``solver`` as elsewhere."""
+        solver = self._default_solver if solver is None else solver
+        return solver.solve(self.hessian(), v, strict=strict)
+
+    def influence_on_loss(
+        self,
+        x_test,
+        y_test,
+        *,
+        reduction=None,
+        loss="normal",
+        solver=None,
+        train_indices=None,
+        strict=False,
+    ) -> np.ndarray:
+        """Predicted change of each test loss if a training point is removed: > 0 is helpful.
+
+        (1/n) s_testᵀ (∇L(z_i, θ̂) + ∇regularization(θ̂)), which is −I_up,loss/n of the paper with
+        the term that makes it the change of refitting on n − 1 points with the same regulariser.
+
+        Args:
+            x_test: [m, ...] in the units of ``train.x``, or one point [...].
+            y_test: [m] labels.
+            reduction: None for every test point, [m, n]; "mean" for their mean loss, [n].
+            loss: "normal", the model's own; "adversarial", the log-probability of a wrong answer,
+                log(1 − p(y|x)), which rises, like the loss, as the model gets less sure of y.
+            solver: ``Exact()``, ``ConjugateGradient()``, ``Lissa()``; None is ``Exact()`` up to
+                2,000 parameters and conjugate gradients above.
+            train_indices: only these training points, in this order, instead of all n.
+            strict: an unconverged or indefinite solve is an error instead of a warning.
+
+        Raises:
+            ValueError: shapes, labels or indices that do not fit.
+            SolverError: the system cannot be solved.
+        """
+        gradient = self.test_gradient(x_test, y_test, loss, reduction)
+        s_test = self.inverse_hvp(gradient, solver, strict).x
+        return self._removal(self._train_points(train_indices), s_test)
+
+    def influence_of_points(
+        self, x, labels, x_test, y_test, *, reduction=None, loss="normal", solver=None, strict=False
+    ) -> np.ndarray:
+        """The same quantity for points that need not be in the training set: [m, q] or [q].
+
+        For a point that is not there it is minus the predicted change if it were added.
+        """
+        points = self._points(x, labels, "x", "labels")
+        gradient = self.test_gradient(x_test, y_test, loss, reduction)
+        return self._removal(points, self.inverse_hvp(gradient, solver, strict).x)
+
+    def influence_input_gradient(
+        self, train_indices, x_test, y_test, *, loss="normal", solver=None, strict=False
+    ) -> np.ndarray:
+        """∇_x of ``influence_on_loss(..., reduction="mean")`` at training points: [k, ...].
+
+        This is −I_pert,loss/n of the paper. The derivative is with respect to the converted input
+        (after the data set's ``scale``).
+        """
+        gradient = self.test_gradient(x_test, y_test, loss, "mean")
+        s_test = self.inverse_hvp(gradient, solver, strict).x
+        x, labels = self._train_points(check_indices(train_indices, len(self.train)))
+        s_test = tf.constant(s_test[:, np.newaxis], self.dtype)
+        return self._call("_traced_input_gradient", "normal", x, labels, s_test).numpy() / len(
+            self.train
+        )
+
+    def self_influence(self, *, solver=None, train_indices=None, strict=False) -> np.ndarray:
+        """∇L(z_i)ᵀ H⁻¹ ∇L(z_i) of every training point, [n]: how far it holds up its own label."""
+        x, labels = self._train_points(train_indices)
+        result = []
+        for first in range(0, labels.shape[0], _SELF_INFLUENCE_BLOCK):
+            block = slice(first, first + _SELF_INFLUENCE_BLOCK)
+            gradients = self._gradients("normal", x[block], labels[block]).T
+            solved = self.inverse_hvp(gradients, solver, strict).x
+            result.append(np.sum(gradients * solved, axis=0))
+        return np.concatenate(result)
+
+    # How it is done.
+
+    def _make_hessian(self) -> HessianOperator:
+        return AutodiffHessian(self)
+
+    def preconditioner(self):
+        """An operator that approximates H⁻¹ for conjugate gradients, or None."""
+        return None
+
+    @property
+    def _default_solver(self):
+        if self.num_parameters <= EXACT_SIZE:
+            return self._exact
+        return ConjugateGradient(preconditioner=self.preconditioner())
+
+    @functools.cached_property
+    def _exact(self) -> Exact:
+        return Exact()
+
+    def _removal(self, points, s_test) -> np.ndarray:
+        """(1/n)(s_testᵀ∇L(z) + s_testᵀ∇regularization) for s_test [p] or [p, m]: [q] or [m, q]."""
+        block = s_test.reshape(len(s_test), -1)
+        along = self._directional_derivatives(points, tf.constant(block, self.dtype)).numpy()
+        regularizer = block.T @ self._regularization_gradient()
+        influence = (along.T + regularizer[:, np.newaxis]) / len(self.train)
+        return influence.astype(self.dtype).reshape(s_test.shape[1:] + (-1,))

@@ -1,0 +1,106 @@
+"""Minimise a smooth convex objective to a gradient norm that is really small."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import scipy.optimize
+
+from influence.solution import SolverError, SolverWarning
+from influence.solvers import ConjugateGradient, Exact
+
+# Newton's method factors the Hessian up to this many parameters; above, conjugate gradients.
+EXACT_NEWTON_SIZE = 2000
+MAX_LBFGS_ITERATIONS = 200
+MAX_NEWTON_STEPS = 100
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit stopped above the gradient norm that it promises."""
+
+
+def minimize(value_and_gradient, hessian, theta, tolerance, preconditioner=None) -> np.ndarray:
+    """The minimiser [p], float64: L-BFGS while it is cheap, then Newton with a line search.
+
+    Args:
+        value_and_gradient: θ [p] -> (float, [p]), in float64.
+        hessian: θ [p] -> HessianOperator at θ, in float64.
+        theta: where to start, [p].
+        tolerance: the gradient norm to reach.
+        preconditioner: operator -> approximate inverse, for the conjugate gradients.
+
+    Warns:
+        ConvergenceWarning: the gradient norm was not reached.
+    """
+    theta = _lbfgs(value_and_gradient, theta, tolerance)
+    value, gradient = value_and_gradient(theta)
+    for _ in range(MAX_NEWTON_STEPS):
+        norm = np.linalg.norm(gradient)
+        if norm <= tolerance:
+            return theta
+        direction = _newton_direction(hessian(theta), gradient, tolerance, preconditioner)
+        step = _line_search(value_and_gradient, theta, value, gradient, direction)
+        if step is None:
+            break
+        theta, value, gradient = step
+    norm = np.linalg.norm(gradient)
+    if norm > tolerance:
+        warnings.warn(
+            f"The fit stopped at a gradient norm of {norm:.2g}, above {tolerance:.2g}: the "
+            f"objective may have no minimum (separable classes need weight_decay > 0).",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return theta
+
+
+def _lbfgs(value_and_gradient, theta, tolerance):
+    _, at_start = value_and_gradient(theta)
+    # Newton converges quadratically from here; L-BFGS would crawl.
+    target = max(tolerance, 1e-4 * np.linalg.norm(at_start))
+    result = scipy.optimize.minimize(
+        value_and_gradient,
+        theta,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": MAX_LBFGS_ITERATIONS, "maxcor": 20, "gtol": target, "ftol": 1e-12},
+    )
+    return result.x
+
+
+def _newton_direction(operator, gradient, tolerance, preconditioner):
+    norm = np.linalg.norm(gradient)
+    if len(gradient) <= EXACT_NEWTON_SIZE:
+        try:
+            return -Exact().solve(operator, gradient).x
+        except SolverError:
+            # Flat directions (no regulariser): a ridge that vanishes with the gradient keeps the
+            # step a descent direction.
+            ridge = 1e-10 * float(np.abs(operator.diagonal()).max()) + 1e-3 * norm
+            return -Exact().solve(operator + ridge, gradient).x
+    solver = ConjugateGradient(
+        # Superlinear convergence, without solving beyond what the fit asks for.
+        tolerance=float(np.clip(0.1 * tolerance / norm, 1e-4, 0.1)),
+        preconditioner=None if preconditioner is None else preconditioner(operator),
+    )
+    with warnings.catch_warnings():
+        # A direction that is only roughly Newton's is still a descent direction.
+        warnings.simplefilter("ignore", SolverWarning)
+        return -solver.solve(operator, gradient).x
+
+
+def _line_search(value_and_gradient, theta, value, gradient, direction):
+    """Halve the step until the value falls (or, where it is lost in rounding, the gradient)."""
+    slope = gradient @ direction
+    rounding = 1e-13 * max(abs(value), 1e-300)
+    step = 1.0
+    for _ in range(40):
+        candidate = theta + step * direction
+        new_value, new_gradient = value_and_gradient(candidate)
+        enough = new_value <= value + 1e-4 * step * slope
+        level = abs(new_value - value) <= rounding
+        if enough or (level and np.linalg.norm(new_gradient) < np.linalg.norm(gradient)):
+            return candidate, new_value, new_gradient
+        step /= 2
+    return None

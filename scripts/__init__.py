@@ -1,0 +1,6 @@
+"""The paper's experiments, one file each."""
+
+import os
+
+# TensorFlow's start-up messages would bury the tables; this must be said before it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,0 +1,66 @@
+"""What all tests share: the real data where they are, and small problems with known answers."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from influence import BinaryLogisticRegression, Dataset, LogisticRegression
+from scripts.loaders import registry
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests that need data which are not on this machine, and say so."""
+    folders = [registry.DATA_FOLDER]
+    if os.environ.get("INFLUENCE_DATA"):
+        folders.append(registry.Path(os.environ["INFLUENCE_DATA"]))
+    needed = [file.name for file in (*registry.MNIST.values(), registry.HOSPITAL, registry.ENRON)]
+    missing = [name for name in needed if not any((f / name).is_file() for f in folders)]
+    if not missing:
+        return
+    skip = pytest.mark.skip(reason=f"no {missing[0]} in data/ or INFLUENCE_DATA")
+    for item in items:
+        if "realdata" in item.keywords:
+            item.add_marker(skip)
+
+
+class Problem:
+    """Correlated points with noisy labels, and some test points."""
+
+    def __init__(self, n=120, d=5, classes=3, seed=0):
+        random = np.random.default_rng(seed)
+        mixing = random.standard_normal((d, d)) / np.sqrt(d) + np.eye(d)
+        weights = random.standard_normal((d, classes))
+
+        def draw(size):
+            x = random.standard_normal((size, d)) @ mixing
+            noise = random.gumbel(size=(size, classes))
+            return x, (x @ weights + noise).argmax(axis=1)
+
+        self.x, self.labels = draw(n)
+        self.x_test, self.y_test = draw(7)
+        self.classes = classes
+
+    @property
+    def train(self):
+        """The training points."""
+        return Dataset(self.x, self.labels)
+
+    def softmax_model(self, weight_decay=0.05, dtype="float64", **settings):
+        """A multinomial model, unfitted."""
+        return LogisticRegression(self.train, weight_decay, self.classes, dtype, **settings)
+
+    def binary_model(self, weight_decay=0.05, dtype="float64", **settings):
+        """A model of class 0 against the others, unfitted."""
+        train = Dataset(self.x, (self.labels == 0).astype(int))
+        return BinaryLogisticRegression(train, weight_decay, dtype, **settings)
+
+
+@pytest.fixture
+def problem():
+    """The problem that most tests use."""
+    return Problem()

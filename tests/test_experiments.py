@@ -1,0 +1,230 @@
+"""The experiments' contract: options, files, metric names, stand-ins that are never silent."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from scripts import fig1_components, fig2_leave_one_out, hospital_readmission, reproduce
+from scripts.experiment import Config, Results, run, show
+from scripts.loaders.registry import Provenance
+
+mpl.use("Agg")
+PNG = b"\x89PNG"
+METRICS = {
+    "fig1_components": {"harmful_same_class", "no_train_loss", "no_hessian", "neither"},
+    "fig2_leave_one_out": {
+        "exact_pearson_r",
+        "exact_slope",
+        "lissa_pearson_r",
+        "lissa_slope",
+        "prediction_min",
+        "prediction_max",
+        "max_refit_gradient_norm",
+    },
+    "fig3_smooth_hinge": {
+        "pearson_r_t0",
+        "pearson_r_t0.001",
+        "pearson_r_t0.1",
+        "slope_t0.001",
+        "slope_t0.1",
+    },
+    "fig6_label_fixing": {
+        "train_documents",
+        "test_documents",
+        "clean_accuracy",
+        "flipped_accuracy",
+        *(f"fixed_{method}" for method in ("influence", "influence_2017", "loss", "random")),
+        *(f"accuracy_{method}" for method in ("influence", "influence_2017", "loss", "random")),
+    },
+    "hospital_readmission": {
+        "rows",
+        "features",
+        "children_train_before",
+        "children_train_after",
+        "children_test",
+        "top_indices",
+        "top_influences",
+        "flips_at_optimum",
+        "flips_early_stopped",
+        "coefficients_larger_than_child",
+        "gradient_norm",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def reproduction(tmp_path_factory):
+    """`python -m scripts.reproduce` as a newcomer without data runs it, at the smallest scale."""
+    folder = tmp_path_factory.mktemp("reproduction")
+    command = [sys.executable, "-m", "scripts.reproduce", "--data", "stand-in", "--scale", "quick"]
+    command += ["--output-dir", str(folder / "output"), "--figures-dir", str(folder / "figures")]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    return folder, finished
+
+
+def test_reproduce_succeeds_and_says_stand_in(reproduction):
+    _, finished = reproduction
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stdout.count("*** STAND-IN DATA") == len(reproduce.EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_json_is_the_contract(reproduction, name):
+    record = json.loads((reproduction[0] / "output" / f"{name}.json").read_text())
+    assert record["experiment"] == name
+    assert record["data"] == "stand-in"
+    assert record["scale"] == "quick"
+    assert record["seconds"] > 0
+    assert record["config"]
+    assert record["versions"].keys() >= {"python", "tensorflow", "numpy"}
+    assert all(len(digest) == 64 for digest in record["data_sha256"].values())
+    assert record["metrics"].keys() >= METRICS[name]
+    assert all(numbers.keys() == {"paper", "ours"} for numbers in record["metrics"].values())
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_figure_is_written(reproduction, name):
+    assert (reproduction[0] / "figures" / f"{name}.png").read_bytes()[:4] == PNG
+
+
+def test_results_table_has_every_number_and_the_warning(reproduction):
+    folder, finished = reproduction
+    table = (folder / "figures" / "results.md").read_text()
+    assert table in finished.stdout
+    assert table.count("On STAND-IN data") == len(reproduce.EXPERIMENTS)
+    for name in METRICS:
+        record = json.loads((folder / "output" / f"{name}.json").read_text())
+        for metric, numbers in record["metrics"].items():
+            row = f"| `{metric}` | {show(numbers['paper'])} | {show(numbers['ours'])} |"
+            assert row in table
+
+
+def test_nothing_half_written_is_left(reproduction):
+    names = {path.name for path in (reproduction[0] / "output").iterdir()}
+    expected = {f"{name}.{ending}" for name in METRICS for ending in ("json", "npz")}
+    assert names == expected | {"documents"}  # the lemmas, kept for the next run
+
+
+def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
+    path = reproduction[0] / "output" / "fig2_leave_one_out.json"
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics["exact_pearson_r"]["ours"] > 0.98
+    assert metrics["max_refit_gradient_norm"]["ours"] <= 1e-6
+
+
+def test_the_rare_group_is_found_on_the_stand_in(reproduction):
+    path = reproduction[0] / "output" / "hospital_readmission.json"
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics["features"]["ours"] == 127
+    assert min(metrics["children_over_next"]["ours"]) > 1
+    assert metrics["children_train_after"]["ours"][0] == metrics["children_train_before"]["ours"][0]
+
+
+def test_flips_are_found_on_the_stand_in(reproduction):
+    path = reproduction[0] / "output" / "fig6_label_fixing.json"
+    metrics = {
+        name: value["ours"] for name, value in json.loads(path.read_text())["metrics"].items()
+    }
+    assert metrics["fixed_influence"][-1] > 2 * metrics["fixed_random"][-1]
+    assert metrics["fixed_loss"][-1] > 2 * metrics["fixed_random"][-1]
+    assert metrics["accuracy_influence"][-1] > metrics["flipped_accuracy"]
+
+
+def test_plot_only_draws_the_same_figure(reproduction, tmp_path):
+    folder = reproduction[0]
+    run(
+        fig1_components.NAME,
+        fig1_components.Fig1Config,
+        None,
+        fig1_components.plot,
+        ["--plot-only", "--output-dir", str(folder / "output"), "--figures-dir", str(tmp_path)],
+    )
+    drawn = plt.imread(tmp_path / "fig1_components.png")
+    np.testing.assert_array_equal(drawn, plt.imread(folder / "figures" / "fig1_components.png"))
+
+
+def test_plot_only_without_results_says_what_to_do(tmp_path):
+    with pytest.raises(SystemExit, match="run without --plot-only first"):
+        run("fig1_components", Config, None, None, ["--plot-only", "--output-dir", str(tmp_path)])
+
+
+def test_defaults_are_the_papers():
+    fig2, fig1 = fig2_leave_one_out.Fig2Config(), fig1_components.Fig1Config()
+    assert (fig2.points, fig2.test_index, fig2.weight_decay) == (500, 8, 0.01)
+    assert (fig2.lissa_repeats, fig2.lissa_depth, fig2.lissa_scale) == (10, 5000, 25.0)
+    assert (fig1.test_index, fig1.weight_decay) == (30, 0.01)
+    assert hospital_readmission.HospitalConfig().weight_decay == 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyConfig(Config):
+    """A toy.
+
+    Attributes:
+        size: a number.
+    """
+
+    size: int = 3
+
+    QUICK = {"size": 1}
+
+
+def toy(config):
+    results = Results(Provenance("paper", {}), {"size": np.array(config.size)})
+    results.add("size", config.size, 3)
+    return results
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [([], 3), (["--size", "7"], 7), (["--scale", "quick"], 1),
+     (["--scale", "quick", "--size", "5"], 5)],
+)  # fmt: skip
+def test_options_come_from_the_config(tmp_path, options, size):
+    folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
+    results = run("toy", ToyConfig, toy, lambda results: {}, options + folders)
+    assert results.metrics["size"]["ours"] == size
+    assert json.loads((tmp_path / "toy.json").read_text())["config"] == {"size": size}
+
+
+def test_a_failed_experiment_does_not_stop_the_others(tmp_path, monkeypatch):
+    calls = []
+
+    class Finished:
+        def __init__(self, returncode):
+            self.returncode = returncode
+
+    def fake(command, check):
+        calls.append(command[2])
+        return Finished(1 if "fig1" in command[2] else 0)
+
+    monkeypatch.setattr(reproduce.subprocess, "run", fake)
+    monkeypatch.setattr(
+        reproduce, "results_table", lambda output, done, failed, options: str(failed)
+    )
+    status = reproduce.main(["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)])
+    assert status == 1
+    assert calls == [f"scripts.{name}" for name in reproduce.EXPERIMENTS]
+    assert (tmp_path / "results.md").read_text() == "['fig1_components']"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "—"),
+        (0.632151, "0.63215"),
+        (0.999991, "0.99999"),
+        (12, "12"),
+        ([3, 0.25], "[3, 0.25]"),
+        ([1] * 9, "[" + "1, " * 8 + "…]"),
+        (1e-9, "1e-09"),
+    ],
+)
+def test_numbers_in_tables(value, text):
+    assert show(value) == text
