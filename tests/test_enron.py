@@ -1,6 +1,9 @@
 """Enron1 and its words: order, split, stand-in, and files that are wrong."""
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -101,6 +104,25 @@ def test_stand_in_is_two_classes_of_english():
     assert data.provenance.data == "stand-in"
     assert min(data.labels.sum(), (1 - data.labels).sum()) > 300
     assert len(set(data.documents)) == len(data.documents)
+
+
+def test_stand_in_is_the_same_in_every_process():
+    # SciPy writes random numbers and sets, in the order of their hashes, into some docstrings.
+    script = (
+        "import hashlib; from scripts.loaders.enron import load_enron as load;"
+        "print(hashlib.sha256(repr(load('stand-in').documents).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()[-1]
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
 
 
 def test_words_are_alphabetic_known_and_lemmas():

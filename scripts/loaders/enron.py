@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import ast
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,10 +15,22 @@ from scripts.loaders.registry import ENRON, Provenance, load
 _SEED = 0
 _TRAIN_SHARE = 0.8
 # Public modules whose documentation stands in for the e-mail of the two classes.
-_HAM_MODULES = ("numpy", "scipy.linalg", "scipy.optimize", "scipy.stats", "scipy.signal")
+_HAM_MODULES = ("scipy.linalg", "scipy.optimize", "scipy.stats", "scipy.signal")
 _SPAM_MODULES = tuple(
     f"matplotlib.{name}"
-    for name in ("axes", "figure", "text", "colors", "ticker", "patches", "lines", "collections")
+    for name in (
+        "axes",
+        "axis",
+        "collections",
+        "colors",
+        "figure",
+        "image",
+        "lines",
+        "patches",
+        "text",
+        "ticker",
+        "transforms",
+    )
 )
 _SHORTEST_DOCUMENT = 200
 
@@ -60,7 +73,7 @@ def load_enron(choice: str = "auto") -> Enron:
 
 
 def stand_in() -> dict[str, dict[str, bytes]]:
-    """Real English that is installed: documentation of NumPy and SciPy, and of Matplotlib."""
+    """Real English that is installed: documentation of SciPy, and of Matplotlib."""
     files = {}
     ham = _documentation(_HAM_MODULES)
     spam = _documentation(_SPAM_MODULES) - ham  # what both inherit is neither's
@@ -71,14 +84,24 @@ def stand_in() -> dict[str, dict[str, bytes]]:
 
 
 def _documentation(modules) -> set[str]:
-    """The long docstrings of the modules' public functions, classes and methods."""
+    """The long docstrings of the modules' public functions, classes and methods.
+
+    As they stand in the source: some of those that an import makes differ from process to process.
+    """
     found = set()
-    for module in map(importlib.import_module, modules):
-        public = [getattr(module, name) for name in dir(module) if not name.startswith("_")]
-        classes = [value for value in public if inspect.isclass(value)]
-        members = [vars(owner).get(name) for owner in classes for name in vars(owner)]
-        for value in public + members:
-            text = getattr(value, "__doc__", None)
-            if callable(value) and isinstance(text, str) and len(text) >= _SHORTEST_DOCUMENT:
-                found.add(text)
-    return found
+    for spec in map(importlib.util.find_spec, modules):
+        folders = map(Path, spec.submodule_search_locations or ())
+        paths = [path for folder in folders for path in folder.rglob("*.py")]
+        for path in paths or [Path(spec.origin)]:
+            if "tests" not in path.parts:
+                found |= _docstrings(ast.parse(path.read_bytes()))
+    return {text for text in found if len(text) >= _SHORTEST_DOCUMENT}
+
+
+def _docstrings(tree: ast.Module) -> set[str]:
+    documented = (ast.FunctionDef, ast.ClassDef)
+    return {
+        ast.get_docstring(node) or ""
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and not node.name.startswith("_")
+    }
