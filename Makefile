@@ -22,6 +22,7 @@ format: $(READY)
 
 benchmark: $(READY)
 	$(RUN) -m benchmarks.fig2_against_2017 $(ARGS)
+	$(RUN) -m benchmarks.cnn_against_2017 $(ARGS)
 
 $(READY): requirements.lock
 	$(PYTHON) -m venv --clear $(VENV)

@@ -7,8 +7,10 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from influence.autodiff_hessian import AutodiffHessian
 from influence.dataset import check_indices
-from influence.hessian import AutodiffHessian, HessianOperator
+from influence.gauss_newton import GaussNewton
+from influence.hessian import HessianOperator
 from influence.objective import Objective
 from influence.solution import Solution
 from influence.solvers import ConjugateGradient, Exact
@@ -43,10 +45,24 @@ class GenericNeuralNet(Objective):
             self._at_theta["hessian"] = self._make_hessian()
         return self._at_theta["hessian"]
 
-    def inverse_hvp(self, v, solver=None, strict: bool = False) -> Solution:
-        """H⁻¹ v for v [p] or [p, k], with how the solve went; ``solver`` as elsewhere."""
-        solver = self._default_solver if solver is None else solver
-        return solver.solve(self.hessian(), v, strict=strict)
+    def gauss_newton(self) -> HessianOperator:
+        """The Gauss-Newton matrix as an operator: positive semi-definite wherever the loss is
+        convex in the logits, even where the Hessian is not; the same object until the parameters
+        change."""
+        if "gauss_newton" not in self._at_theta:
+            self._at_theta["gauss_newton"] = GaussNewton(self)
+        return self._at_theta["gauss_newton"]
+
+    def inverse_hvp(self, v, solver=None, strict: bool = False, curvature=None) -> Solution:
+        """H⁻¹ v for v [p] or [p, k], with how the solve went; the rest as elsewhere."""
+        operator = self.hessian() if curvature is None else curvature
+        if operator.shape[0] != self.num_parameters:
+            raise ValueError(
+                f"curvature must be an operator on {self.num_parameters} parameters, not "
+                f"{operator.shape[0]}."
+            )
+        solver = self._solver_for(curvature) if solver is None else solver
+        return solver.solve(operator, v, strict=strict)
 
     def influence_on_loss(
         self,
@@ -56,6 +72,7 @@ class GenericNeuralNet(Objective):
         reduction=None,
         loss="normal",
         solver=None,
+        curvature=None,
         train_indices=None,
         strict=False,
     ) -> np.ndarray:
@@ -72,6 +89,8 @@ class GenericNeuralNet(Objective):
                 log(1 − p(y|x)), which rises, like the loss, as the model gets less sure of y.
             solver: ``Exact()``, ``ConjugateGradient()``, ``Lissa()``; None is ``Exact()`` up to
                 2,000 parameters and conjugate gradients above.
+            curvature: the operator that stands for H; None is ``hessian()``. Away from an optimum
+                ``hessian() + δ`` or ``gauss_newton() + δ`` (δ is the paper's damping).
             train_indices: only these training points, in this order, instead of all n.
             strict: an unconverged or indefinite solve is an error instead of a warning.
 
@@ -80,11 +99,21 @@ class GenericNeuralNet(Objective):
             SolverError: the system cannot be solved.
         """
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
-        s_test = self.inverse_hvp(gradient, solver, strict).x
+        s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         return self._removal(self._train_points(train_indices), s_test)
 
     def influence_of_points(
-        self, x, labels, x_test, y_test, *, reduction=None, loss="normal", solver=None, strict=False
+        self,
+        x,
+        labels,
+        x_test,
+        y_test,
+        *,
+        reduction=None,
+        loss="normal",
+        solver=None,
+        curvature=None,
+        strict=False,
     ) -> np.ndarray:
         """The same quantity for points that need not be in the training set: [m, q] or [q].
 
@@ -92,10 +121,18 @@ class GenericNeuralNet(Objective):
         """
         points = self._points(x, labels, "x", "labels")
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
-        return self._removal(points, self.inverse_hvp(gradient, solver, strict).x)
+        return self._removal(points, self.inverse_hvp(gradient, solver, strict, curvature).x)
 
     def influence_input_gradient(
-        self, train_indices, x_test, y_test, *, loss="normal", solver=None, strict=False
+        self,
+        train_indices,
+        x_test,
+        y_test,
+        *,
+        loss="normal",
+        solver=None,
+        curvature=None,
+        strict=False,
     ) -> np.ndarray:
         """∇_x of ``influence_on_loss(..., reduction="mean")`` at training points: [k, ...].
 
@@ -103,21 +140,23 @@ class GenericNeuralNet(Objective):
         (after the data set's ``scale``).
         """
         gradient = self.test_gradient(x_test, y_test, loss, "mean")
-        s_test = self.inverse_hvp(gradient, solver, strict).x
+        s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         x, labels = self._train_points(check_indices(train_indices, len(self.train)))
         s_test = tf.constant(s_test[:, np.newaxis], self.dtype)
         return self._call("_traced_input_gradient", "normal", x, labels, s_test).numpy() / len(
             self.train
         )
 
-    def self_influence(self, *, solver=None, train_indices=None, strict=False) -> np.ndarray:
+    def self_influence(
+        self, *, solver=None, curvature=None, train_indices=None, strict=False
+    ) -> np.ndarray:
         """∇L(z_i)ᵀ H⁻¹ ∇L(z_i) of every training point, [n]: how far it holds up its own label."""
         x, labels = self._train_points(train_indices)
         result = []
         for first in range(0, labels.shape[0], _SELF_INFLUENCE_BLOCK):
             block = slice(first, first + _SELF_INFLUENCE_BLOCK)
             gradients = self._gradients("normal", x[block], labels[block]).T
-            solved = self.inverse_hvp(gradients, solver, strict).x
+            solved = self.inverse_hvp(gradients, solver, strict, curvature).x
             result.append(np.sum(gradients * solved, axis=0))
         return np.concatenate(result)
 
@@ -130,11 +169,13 @@ class GenericNeuralNet(Objective):
         """An operator that approximates H⁻¹ for conjugate gradients, or None."""
         return None
 
-    @property
-    def _default_solver(self):
+    def _solver_for(self, curvature):
+        """The solver where none was asked for."""
         if self.num_parameters <= EXACT_SIZE:
             return self._exact
-        return ConjugateGradient(preconditioner=self.preconditioner())
+        # The preconditioner is of the model's own Hessian.
+        preconditioner = self.preconditioner() if curvature is None else None
+        return ConjugateGradient(preconditioner=preconditioner)
 
     @functools.cached_property
     def _exact(self) -> Exact:

@@ -9,11 +9,13 @@ import numpy as np
 import scipy.sparse.linalg
 import tensorflow as tf
 
-from influence.batches import sum_over_batches
+from influence.solution import SolverError, product
 
 # dense() refuses above this size: 10,000² float64 numbers are 0.8 GB.
 MAX_DENSE_SIZE = 10_000
 _COLUMNS_AT_ONCE = 64
+# Up to this size all eigenvalues are as cheap as two of them (and ARPACK needs a few spare).
+_LANCZOS_SIZE = 64
 
 
 class HessianOperator(scipy.sparse.linalg.LinearOperator):
@@ -87,6 +89,55 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         """The diagonal [p], in memory O(p)."""
         return self._diagonal() + self.dtype.type(self.damping)
 
+    def materialize(self, max_size: int = MAX_DENSE_SIZE) -> MatrixOperator:
+        """The same operator around its matrix: p products now, and all later ones are cheap."""
+        undamped = self + (-self.damping)
+        return MatrixOperator(undamped.dense(max_size), self.num_examples) + self.damping
+
+    def extreme_eigenvalues(self, tolerance: float = 1e-4) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue [2 floats], damping included, by Lanczos.
+
+        An indefinite operator becomes positive definite with any damping above minus the smallest.
+
+        Args:
+            tolerance: of both, relative to the larger magnitude. The smallest eigenvalue of a
+                badly conditioned operator can take hundreds of products; where they are dear and
+                the matrix fits, ``materialize`` first.
+
+        Raises:
+            SolverError: Lanczos's method did not converge.
+        """
+        size = self.shape[0]
+        if size <= _LANCZOS_SIZE:
+            eigenvalues = np.linalg.eigvalsh(self.dense().astype(np.float64))
+            return float(eigenvalues[0]), float(eigenvalues[-1])
+        # A fixed starting vector: the same operator has the same answer.
+        start = np.random.default_rng(0).standard_normal(size)
+        settings = {"k": 1, "tol": tolerance, "v0": start, "return_eigenvectors": False}
+        along = product(self, start)
+        multiple = float(start @ along / (start @ start))
+        if np.allclose(along, multiple * start, rtol=1e-6, atol=0):
+            # A multiple of the identity, where Lanczos's method ends before it begins.
+            return multiple, multiple
+        try:
+            [far] = scipy.sparse.linalg.eigsh(self._shifted(0.0), which="LM", **settings)
+            # From the far end of the spectrum, the other end is the largest magnitude, so that
+            # the tolerance means the same for both.
+            [near] = scipy.sparse.linalg.eigsh(self._shifted(-far), which="LM", **settings)
+        except scipy.sparse.linalg.ArpackNoConvergence:
+            raise SolverError(
+                f"Lanczos's method did not reach a tolerance of {tolerance:g}: raise it, or "
+                f"materialize() the operator and take numpy.linalg.eigvalsh of its matrix."
+            ) from None
+        ends = sorted((float(far), float(near + far)))
+        return ends[0], ends[1]
+
+    def _shifted(self, shift):
+        """H + shift·I in float64, because ARPACK's own float32 arithmetic is too coarse."""
+        return scipy.sparse.linalg.LinearOperator(
+            self.shape, lambda v: product(self, v) + shift * v, dtype=np.float64
+        )
+
     def _matmat(self, block):
         block = np.asarray(block)
         result = self._product(tf.constant(block, self.dtype)).numpy()
@@ -117,6 +168,26 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         )
 
 
+class MatrixOperator(HessianOperator):
+    """A Hessian, or another symmetric matrix [p, p], whose entries are known."""
+
+    def __init__(self, matrix: np.ndarray, num_examples: int):
+        super().__init__(len(matrix), matrix.dtype, num_examples)
+        self._matrix = matrix
+
+    def _product(self, block):
+        return tf.constant(self._matrix @ block.numpy())
+
+    def _product_on(self, rows, block):
+        raise ValueError("A matrix has no rows of data: give Lissa the operator it was made from.")
+
+    def _dense(self):
+        return self._matrix.copy()
+
+    def _diagonal(self):
+        return np.diagonal(self._matrix).copy()
+
+
 class RowsOperator:
     """What ``HessianOperator.on`` returns; ``@`` takes and gives tensors, so loops can trace it."""
 
@@ -132,92 +203,3 @@ class RowsOperator:
         columns = block[:, tf.newaxis] if block.shape.rank == 1 else block
         product = operator._product_on(self._rows[tf.newaxis], columns[tf.newaxis])[0]
         return tf.reshape(product, tf.shape(block)) + operator.damping * block
-
-
-class AutodiffHessian(HessianOperator):
-    """The Hessian of any model's objective: forward-mode over reverse-mode differentiation.
-
-    Args:
-        model: gives ``variables``, ``convert``, ``logits``, ``example_losses``,
-            ``regularization``, ``parameters``, ``batch_size`` and its training ``tensors``.
-    """
-
-    def __init__(self, model):
-        super().__init__(model.num_parameters, model.dtype, len(model.train))
-        self._model = model
-        self._parameters = model.parameters
-        dtype = tf.as_dtype(model.dtype)
-        self._compiled = tf.function(
-            self._traced_product, input_signature=[tf.TensorSpec([self.shape[0], None], dtype)]
-        )
-
-    def _product(self, block):
-        if not np.array_equal(self._parameters, self._model.parameters):
-            raise RuntimeError(
-                "The model's parameters have changed since this Hessian was made: call "
-                "model.hessian() again."
-            )
-        return self._compiled(block)
-
-    def _traced_product(self, block):
-        model = self._model
-
-        def of_column(vector):
-            total = sum_over_batches(
-                lambda x, labels: self._loss_product(x, labels, vector),
-                model.tensors,
-                model.batch_size,
-                tf.zeros_like(vector),
-            )
-            return total / self.num_examples + self._regularizer_product(vector)
-
-        return tf.transpose(tf.map_fn(of_column, tf.transpose(block), parallel_iterations=1))
-
-    def _product_on(self, rows, block):
-        def of_rows(arguments):
-            chosen, columns = arguments
-            x, labels = (tf.gather(array, chosen) for array in self._model.tensors)
-            size = tf.cast(tf.shape(chosen)[0], block.dtype)
-
-            def of_column(vector):
-                loss = self._loss_product(x, labels, vector) / size
-                return loss + self._regularizer_product(vector)
-
-            return tf.transpose(tf.map_fn(of_column, tf.transpose(columns)))
-
-        return tf.map_fn(of_rows, (rows, block), fn_output_signature=block.dtype)
-
-    def _loss_product(self, x, labels, vector):
-        """Σ ∇²L(z_i) v over a batch, [p]."""
-        model = self._model
-
-        def loss():
-            logits = model.logits(model.convert(x))
-            return tf.reduce_sum(model.example_losses(logits, labels))
-
-        return self._second_derivative(loss, vector)
-
-    def _regularizer_product(self, vector):
-        return self._second_derivative(
-            lambda: tf.convert_to_tensor(self._model.regularization(), vector.dtype), vector
-        )
-
-    def _second_derivative(self, function, vector):
-        variables = self._model.variables
-        with tf.autodiff.ForwardAccumulator(variables, split(vector, variables)) as forward:
-            with tf.GradientTape() as tape:
-                value = function()
-            gradients = tape.gradient(value, variables, unconnected_gradients="zero")
-        zero = tf.UnconnectedGradients.ZERO
-        return flatten(forward.jvp(gradients, unconnected_gradients=zero))
-
-
-def flatten(tensors) -> tf.Tensor:
-    """Tensors shaped as a model's variables, as one vector [p]."""
-    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
-
-
-def split(vector, variables) -> list[tf.Tensor]:
-    """A vector [p] as tensors shaped as ``variables``."""
-    parts = tf.split(vector, [variable.shape.num_elements() for variable in variables])
-    return [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables)]

@@ -91,15 +91,18 @@ class LinearModel(GenericNeuralNet):
             self._at_theta["preconditioner"] = self.hessian().kronecker_inverse()
         return self._at_theta["preconditioner"]
 
-    def self_influence(self, *, solver=None, train_indices=None, strict=False):
+    def self_influence(self, *, solver=None, curvature=None, train_indices=None, strict=False):
         """∇L(z_i)ᵀ H⁻¹ ∇L(z_i), [n]; with one logit ℓ'(z_i)² x_iᵀH⁻¹x_i in closed form.
 
         For wide data (n ≤ d) with one logit and no ``solver``, through the n×n Gram matrix.
         """
         x, labels = self._matrix
         wide = self.loss.outputs == 1 and x.shape[0] <= x.shape[1] and self.weight_decay > 0
-        if solver is not None or train_indices is not None or not wide:
-            return super().self_influence(solver=solver, train_indices=train_indices, strict=strict)
+        asked = any(option is not None for option in (solver, curvature, train_indices))
+        if asked or not wide:
+            return super().self_influence(
+                solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
+            )
         n, scale = len(self.train), self.train.scale
         if scipy.sparse.issparse(x):
             rows = x.astype(np.float64) * scale

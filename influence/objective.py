@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from influence.autodiff_hessian import flatten, split
 from influence.batches import default_batch_size, map_over_batches, sum_over_batches
 from influence.dataset import (
     Dataset,
@@ -17,7 +18,6 @@ from influence.dataset import (
     check_inputs,
     check_points,
 )
-from influence.hessian import flatten, split
 
 
 class Objective(abc.ABC):
@@ -76,6 +76,23 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def _check_labels(self, labels: np.ndarray, name: str) -> None:
         """Raise a ValueError for labels that the model cannot take."""
+
+    def output_jacobians(self, x: tf.Tensor) -> tf.Tensor:
+        """∂logits/∂θ of converted points ``x`` [m, ...]: [m, c, p], traceable.
+
+        One point at a time; a subclass may know how to do it for a batch.
+        """
+
+        def of_point(point):
+            with tf.GradientTape(persistent=True) as tape:
+                outputs = tf.unstack(tf.reshape(self.logits(point[tf.newaxis]), [-1]))
+            rows = [
+                tape.gradient(output, self.variables, unconnected_gradients="zero")
+                for output in outputs
+            ]
+            return tf.stack([flatten(row) for row in rows])
+
+        return tf.map_fn(of_point, x)
 
     def adversarial_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """log of the probability of a wrong answer, [m]; only for models with probabilities."""

@@ -98,12 +98,29 @@ class CholeskyFactor:
 
 def _not_positive_definite(matrix: np.ndarray) -> str:
     smallest = scipy.linalg.eigvalsh(matrix.astype(np.float64), subset_by_index=[0, 0])[0]
-    # A tenth more than the smallest eigenvalue asks for, and well clear of rounding.
-    floor = np.finfo(matrix.dtype).eps * len(matrix) * np.abs(np.diag(matrix)).max()
-    damping = max(1.1 * -smallest, 0.0) + 10 * floor
+    rounding = np.finfo(matrix.dtype).eps * len(matrix) * np.abs(np.diag(matrix)).max()
+    return f"The matrix is not positive definite{_remedy(smallest, rounding)}"
+
+
+def _remedy_of(operator, curvature: float) -> str:
+    """``_remedy``, from the operator's eigenvalues where it can tell them."""
+    try:
+        smallest, largest = operator.extreme_eigenvalues()
+    except (AttributeError, SolverError):
+        return f": add a damping above {max(-curvature, 0.0):.2g}, as in `hessian + δ`."
+    rounding = np.finfo(operator.dtype).eps * max(abs(smallest), abs(largest))
+    return _remedy(min(smallest, curvature), rounding)
+
+
+def _remedy(smallest: float, rounding: float) -> str:
+    """How to mend an operator with this smallest eigenvalue."""
+    # A tenth more than the eigenvalue asks for, well clear of rounding, and rounded up.
+    damping = max(1.1 * -smallest, 0.0) + 10 * rounding
+    unit = 10.0 ** (np.floor(np.log10(damping)) - 1) if damping > 0 else 1.0
+    damping = np.ceil(damping / unit) * unit
     return (
-        f"The matrix is not positive definite (smallest eigenvalue {smallest:.3g}): add a damping "
-        f"of at least {damping:.2g}, as in `hessian + {damping:.2g}`."
+        f" (smallest eigenvalue {smallest:.3g}): add a damping of at least {damping:.2g}, as in "
+        f"`hessian + {damping:.2g}`."
     )
 
 
@@ -163,7 +180,7 @@ class ConjugateGradient:
             converged=(best <= self.tolerance) & ~indefinite,
             negative_curvature=indefinite,
         )
-        self._report(solution, curvature, strict)
+        self._report(operator, solution, curvature, strict)
         return finish(vector, solution)
 
     def _run(self, operator, columns, x, residual, size, iterations, indefinite, curvature):
@@ -196,14 +213,13 @@ class ConjugateGradient:
             return r
         return np.asarray(self.preconditioner @ r, np.float64)
 
-    def _report(self, solution: Solution, curvature: np.ndarray, strict: bool) -> None:
+    def _report(self, operator, solution: Solution, curvature: np.ndarray, strict: bool) -> None:
         k = len(solution.converged)
         if solution.negative_curvature.any():
             complain(
                 f"ConjugateGradient met negative curvature for "
                 f"{int(solution.negative_curvature.sum())} of {k} right-hand sides: the operator "
-                f"is not positive definite; add a damping above {-curvature.min():.2g}, as in "
-                f"`hessian + δ`.",
+                f"is not positive definite{_remedy_of(operator, curvature.min())}",
                 strict,
             )
         elif not solution.converged.all():

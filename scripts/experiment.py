@@ -43,8 +43,9 @@ class Config:
     scale: str = "laptop"
     output_dir: str = "output"
 
-    # What --scale quick changes.
+    # What --scale quick and --scale paper change.
     QUICK: ClassVar[dict] = {}
+    PAPER: ClassVar[dict] = {}
 
 
 @dataclass
@@ -170,9 +171,8 @@ def _parse(name, config_class, arguments):
         parser.add_argument(option, default=None, help=f"default {item.default}", **kind)
     options = parser.parse_args(arguments)
     chosen = {item.name: getattr(options, item.name) for item in own}
-    if options.scale == "quick":
-        chosen = config_class.QUICK | {k: v for k, v in chosen.items() if v is not None}
-    chosen = {key: value for key, value in chosen.items() if value is not None}
+    of_scale = {"quick": config_class.QUICK, "paper": config_class.PAPER}.get(options.scale, {})
+    chosen = of_scale | {key: value for key, value in chosen.items() if value is not None}
     return options, config_class(
         data=options.data, scale=options.scale, output_dir=options.output_dir, **chosen
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from influence import ConjugateGradient, Lissa, LogisticRegression, leave_one_out
+from scripts.cnn_leave_one_out import add_network
 from scripts.experiment import Config, Results, run
 from scripts.loaders.mnist import load_mnist
 
@@ -30,6 +32,17 @@ class Fig2Config(Config):
         lissa_depth: t of LiSSA.
         lissa_scale: σ of LiSSA.
         gradient_tolerance: gradient norm of every refit.
+        cnn_test_index: test image of the network's panel; the stand-in takes its first
+            misclassified one.
+        cnn_images: training images of the network.
+        cnn_points: training points to leave out of the network's training.
+        cnn_weight_decay: λ of the network.
+        cnn_damping: δ.
+        cnn_steps: steps of Adam (500,000 at scale paper), and a learning rate that fits them.
+        cnn_rate: the learning rate of the first steps (1e-4 at scale paper).
+        cnn_retraining_steps: further steps, with a learning rate of 1e-6, of each retraining. At
+            scale laptop the flow that they follow takes their place.
+        cnn_flow_steps: implicit steps of that flow.
     """
 
     test_index: int = 8
@@ -40,7 +53,21 @@ class Fig2Config(Config):
     lissa_scale: float = 25.0
     gradient_tolerance: float = 1e-8
 
-    QUICK: ClassVar[dict] = {"points": 20, "lissa_repeats": 4, "lissa_depth": 1000}
+    cnn_test_index: int = 6558
+    cnn_images: int = 5500
+    cnn_points: int = 100
+    cnn_weight_decay: float = 0.001
+    cnn_damping: float = 0.01
+    cnn_steps: int = 10_000
+    cnn_rate: float = 1e-3
+    cnn_retraining_steps: int = 30_000
+    cnn_flow_steps: int = 10
+
+    QUICK: ClassVar[dict] = {
+        "points": 20, "lissa_repeats": 4, "lissa_depth": 1000,
+        "cnn_images": 200, "cnn_points": 5, "cnn_steps": 200, "cnn_flow_steps": 3,
+    }  # fmt: skip
+    PAPER: ClassVar[dict] = {"cnn_steps": 500_000, "cnn_rate": 1e-4}
 
 
 def compute(config: Fig2Config) -> Results:
@@ -87,27 +114,69 @@ def compute(config: Fig2Config) -> Results:
     results.add("points", len(chosen), 500)
     results.add("test_index", test_index, 8)
     results.add("test_accuracy", (model.predict(mnist.test.x) == mnist.test.labels).mean())
+
+    folder = Path(config.output_dir) / f"{NAME}.cnn"
+    add_network(results, config, mnist, folder)
+    shutil.rmtree(folder)
     return results
 
 
 def plot(results: Results) -> dict[str, plt.Figure]:
-    """Actual against predicted changes: one panel a way to compute them."""
-    arrays, limit = results.arrays, LIMIT
-    if results.provenance.data != "paper":
-        # A smaller training set moves more when a point is left out.
-        limit = 1.1 * max(np.abs(arrays[name]).max() for name in ("actual", "exact", "lissa"))
-    figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.3), sharey=True, layout="constrained")
-    panels = (("exact", "Linear (exact)"), ("lissa", "Linear (approx)"))
-    for axis, (name, title) in zip(axes, panels):
-        axis.plot([-limit, limit], [-limit, limit], color="0.6", linewidth=1, zorder=0)
-        axis.scatter(arrays["actual"], arrays[name], s=9, linewidths=0, color="tab:blue")
-        axis.set(title=title, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        axis.set_xlabel("Actual diff in loss")
-        correlation = results.metrics[f"{name}_pearson_r"]["ours"]
-        axis.text(0.05, 0.9, f"$R$ = {correlation:.5f}", transform=axis.transAxes)
-        axis.locator_params(nbins=5)
+    """The paper's three panels; and the network against plain and proximal retraining."""
+    metrics, real = results.metrics, results.provenance.data == "paper"
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.5), layout="constrained")
+    panels = (
+        ("exact", "actual", "Linear (exact)", "exact"),
+        ("lissa", "actual", "Linear (approx)", "lissa"),
+        ("cnn_hessian", "cnn_actual", "CNN", "cnn"),
+    )
+    for axis, (name, actual, title, metric) in zip(axes, panels):
+        _scatter(axis, results, actual, name, LIMIT if real and name[:3] != "cnn" else None)
+        digits = 5 if metric == "exact" else 4
+        correlation = metrics[f"{metric}_pearson_r"]["ours"]
+        axis.text(0.05, 0.9, f"$R$ = {correlation:.{digits}f}", transform=axis.transAxes)
+        axis.set(title=title, xlabel="Actual diff in loss")
     axes[0].set_ylabel("Predicted diff in loss")
-    return {NAME: figure}
+    axes[2].text(
+        0.97, 0.04, f"scale: {metrics['cnn_scale']['ours']}",
+        transform=axes[2].transAxes, ha="right", fontsize="x-small", color="0.4",
+    )  # fmt: skip
+    return {NAME: figure, f"{NAME}_cnn": plot_network(results)}
+
+
+def plot_network(results: Results) -> plt.Figure:
+    """Rows: plain and proximal retraining. Columns: the curvature of the predictions."""
+    metrics = results.metrics
+    damping = f"{metrics['cnn_chosen_damping']['ours']:.2g}"
+    columns = {
+        "hessian": "Hessian + 0.01",
+        "hessian_chosen": f"Hessian + {damping}",
+        "gauss_newton": "Gauss-Newton + 0.01",
+        "gauss_newton_chosen": f"Gauss-Newton + {damping}",
+    }
+    rows = {"actual": ("plain retraining", ""), "proximal": ("proximal objective", "_proximal")}
+    figure, grid = plt.subplots(2, 4, figsize=(11.5, 6), layout="constrained")
+    for row, (target, (words, suffix)) in zip(grid, rows.items()):
+        for axis, (name, title) in zip(row, columns.items()):
+            _scatter(axis, results, f"cnn_{target}", f"cnn_{name}", None)
+            label = "cnn" if (name, target) == ("hessian", "actual") else f"cnn_{name}{suffix}"
+            r, slope = (metrics[f"{label}_{what}"]["ours"] for what in ("pearson_r", "slope"))
+            axis.text(0.05, 0.82, f"$R$ = {r:.3f}\nslope {slope:.2f}", transform=axis.transAxes)
+            axis.set_title(title, fontsize="medium")
+            axis.set_xlabel(f"Actual diff, {words}", fontsize="small")
+        row[0].set_ylabel("Predicted diff in loss")
+    return figure
+
+
+def _scatter(axis, results, actual, name, limit):
+    """Predictions over what happened, with equal axes and a diagonal."""
+    x, y = results.arrays[actual], results.arrays[name]
+    if limit is None:
+        limit = 1.1 * max(np.abs(x).max(), np.abs(y).max())
+    axis.plot([-limit, limit], [-limit, limit], color="0.6", linewidth=1, zorder=0)
+    axis.scatter(x, y, s=9, linewidths=0, color="tab:blue")
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axis.locator_params(nbins=5)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ METRICS = {
         "prediction_min",
         "prediction_max",
         "max_refit_gradient_norm",
+        "cnn_pearson_r",
+        "cnn_slope",
+        "cnn_test_accuracy",
     },
     "fig3_smooth_hinge": {
         "pearson_r_t0",
@@ -118,6 +121,15 @@ def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
     assert metrics["max_refit_gradient_norm"]["ours"] <= 1e-6
 
 
+def test_the_network_has_a_figure_of_its_own_and_agrees_where_theory_says_so(reproduction):
+    figures, output = reproduction[0] / "figures", reproduction[0] / "output"
+    assert (figures / "fig2_leave_one_out_cnn.png").read_bytes()[:4] == PNG
+    metrics = json.loads((output / "fig2_leave_one_out.json").read_text())["metrics"]
+    # Five points of a network that has barely been trained: the proximal objective still holds.
+    assert metrics["cnn_gauss_newton_proximal_pearson_r"]["ours"] > 0.9
+    assert metrics["cnn_scale"]["ours"] == "quick"
+
+
 def test_the_rare_group_is_found_on_the_stand_in(reproduction):
     path = reproduction[0] / "output" / "hospital_readmission.json"
     metrics = json.loads(path.read_text())["metrics"]
@@ -158,6 +170,9 @@ def test_defaults_are_the_papers():
     fig2, fig1 = fig2_leave_one_out.Fig2Config(), fig1_components.Fig1Config()
     assert (fig2.points, fig2.test_index, fig2.weight_decay) == (500, 8, 0.01)
     assert (fig2.lissa_repeats, fig2.lissa_depth, fig2.lissa_scale) == (10, 5000, 25.0)
+    assert (fig2.cnn_test_index, fig2.cnn_points, fig2.cnn_images) == (6558, 100, 5500)
+    assert (fig2.cnn_weight_decay, fig2.cnn_damping) == (0.001, 0.01)
+    assert fig2.PAPER == {"cnn_steps": 500_000, "cnn_rate": 1e-4}
     assert (fig1.test_index, fig1.weight_decay) == (30, 0.01)
     assert hospital_readmission.HospitalConfig().weight_decay == 1e-4
 
@@ -173,6 +188,7 @@ class ToyConfig(Config):
     size: int = 3
 
     QUICK = {"size": 1}
+    PAPER = {"size": 9}
 
 
 def toy(config):
@@ -183,7 +199,7 @@ def toy(config):
 
 @pytest.mark.parametrize(
     ("options", "size"),
-    [([], 3), (["--size", "7"], 7), (["--scale", "quick"], 1),
+    [([], 3), (["--size", "7"], 7), (["--scale", "quick"], 1), (["--scale", "paper"], 9),
      (["--scale", "quick", "--size", "5"], 5)],
 )  # fmt: skip
 def test_options_come_from_the_config(tmp_path, options, size):

@@ -9,7 +9,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influence import AutodiffHessian
+from influence import AutodiffHessian, SolverError
+from influence.hessian import MatrixOperator
 from influence.linear_functions import compiled
 from tests.conftest import Problem
 from tests.networks import TinyNetwork
@@ -187,3 +188,120 @@ def test_refitted_models_share_the_traces(problem):
     for index in (3, 4):
         model.refit(index).hessian() @ np.ones(15)
     assert count() == before == 1
+
+
+def symmetric(eigenvalues, seed=0):
+    """A symmetric matrix with these eigenvalues and random eigenvectors."""
+    size = len(eigenvalues)
+    q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
+    matrix = (q * eigenvalues) @ q.T
+    return (matrix + matrix.T) / 2
+
+
+SPECTRA = {
+    "indefinite": (-3.0, 5.0),
+    "mostly negative": (-5.0, 0.1),
+    "positive definite": (0.01, 2.0),
+    "negative definite": (-2.0, -0.5),
+    "as far on both sides": (-1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [10, 64, 65, 150])
+@pytest.mark.parametrize("ends", SPECTRA.values(), ids=SPECTRA)
+def test_extreme_eigenvalues_of_a_matrix(size, ends, dtype):
+    inner = np.random.default_rng(size).uniform(*ends, size - 2)
+    matrix = symmetric([*ends, *inner]).astype(dtype)
+    for damping in (0.0, 0.7):
+        operator = MatrixOperator(matrix, 1) + damping
+        truth = np.linalg.eigvalsh(matrix.astype(np.float64)) + damping
+        tolerance = 1e-4 * np.abs(truth).max()
+        np.testing.assert_allclose(
+            operator.extreme_eigenvalues(), truth[[0, -1]], rtol=0, atol=tolerance
+        )
+        tight = operator.extreme_eigenvalues(tolerance=1e-9)
+        rounding = 1e-5 if dtype == "float32" else 1e-8
+        np.testing.assert_allclose(tight, truth[[0, -1]], rtol=0, atol=rounding)
+        assert tight[0] <= tight[1]
+        assert all(type(end) is float for end in tight)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extreme_eigenvalues_of_models(dtype):
+    # More parameters than are solved for all together: 24·3, 24·4 + 4 + 4·3, and fewer: 24.
+    problem = Problem(d=24)
+    softmax, binary, network = models(problem, dtype=dtype)
+    assert softmax.num_parameters > 64 < network.num_parameters
+    assert binary.num_parameters < 64
+    for model in (softmax, binary, network):
+        for operator in (model.hessian(), model.hessian() + 0.3):
+            truth = np.linalg.eigvalsh(operator.dense().astype(np.float64))
+            close = {"rtol": 0, "atol": 1e-4 * np.abs(truth).max()}
+            np.testing.assert_allclose(operator.extreme_eigenvalues(), truth[[0, -1]], **close)
+    assert truth[0] < 0.3  # damped as it is: the network's own is indefinite
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0, -2.0])
+def test_extreme_eigenvalues_of_a_multiple_of_the_identity(value):
+    # Lanczos's method breaks down at its first step: every vector is an eigenvector.
+    ends = MatrixOperator(value * np.eye(100), 1).extreme_eigenvalues()
+    np.testing.assert_allclose(ends, [value, value], atol=1e-12)
+
+
+def test_extreme_eigenvalues_are_the_same_every_time():
+    matrix = symmetric(np.random.default_rng(1).standard_normal(120))
+    operator = MatrixOperator(matrix, 1)
+    first = operator.extreme_eigenvalues()
+    np.random.default_rng().standard_normal(3)
+    assert operator.extreme_eigenvalues() == first
+    assert MatrixOperator(matrix.copy(), 1).extreme_eigenvalues() == first
+
+
+def test_lanczos_without_convergence_is_an_error(monkeypatch):
+    operator = MatrixOperator(symmetric(np.geomspace(1e-12, 1, 300)), 1)
+    eigsh = scipy.sparse.linalg.eigsh
+
+    def impatient(*arguments, **settings):
+        return eigsh(*arguments, **{**settings, "maxiter": 1, "tol": 1e-15})
+
+    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", impatient)
+    with pytest.raises(SolverError, match="tolerance of 0.0001.* materialize"):
+        operator.extreme_eigenvalues()
+
+
+def test_materialize_is_the_same_operator(problem):
+    for model in models(problem):
+        for damping in (0.0, 0.25):
+            operator = model.hessian() + damping
+            matrix = operator.materialize()
+            block = np.random.default_rng(0).standard_normal((operator.shape[0], 3))
+            assert isinstance(matrix, MatrixOperator)
+            assert matrix.damping == operator.damping == damping
+            assert matrix.dtype == operator.dtype
+            assert matrix.num_examples == operator.num_examples == len(problem.x)
+            np.testing.assert_allclose(matrix @ block, operator @ block, atol=1e-12)
+            np.testing.assert_allclose(matrix @ block[:, 0], operator @ block[:, 0], atol=1e-12)
+            np.testing.assert_allclose(matrix.dense(), operator.dense(), atol=1e-13)
+            np.testing.assert_allclose(matrix.diagonal(), operator.diagonal(), atol=1e-12)
+            more = (matrix + 0.5).dense()
+            np.testing.assert_allclose(more, (operator + 0.5).dense(), atol=1e-13)
+
+
+def test_a_matrix_is_nobody_elses_to_change():
+    matrix = MatrixOperator(symmetric([1.0, 2.0, 3.0]), 1)
+    before = matrix.dense()
+    matrix.dense()[:] = 0
+    matrix.diagonal()[:] = 0
+    np.testing.assert_array_equal(matrix.dense(), before)
+
+
+def test_a_matrix_has_no_rows(problem):
+    operator = problem.softmax_model().hessian().materialize()
+    with pytest.raises(ValueError, match="operator it was made from"):
+        operator.on([0, 1]) @ np.ones(15)
+
+
+def test_materialize_refuses_above_its_size(problem):
+    with pytest.raises(ValueError, match="15×15 matrix"):
+        problem.softmax_model().hessian().materialize(max_size=14)

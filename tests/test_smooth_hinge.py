@@ -10,8 +10,8 @@ import tensorflow as tf
 from sklearn.svm import LinearSVC
 
 from influence import Dataset, leave_one_out
+from influence.autodiff_hessian import AutodiffHessian
 from influence.generic_neural_net import GenericNeuralNet
-from influence.hessian import AutodiffHessian
 from influence.smooth_hinge import SmoothHinge, SmoothHingeLoss
 from scripts import fig3_smooth_hinge
 from tests.conftest import Problem

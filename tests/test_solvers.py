@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influence import ConjugateGradient, Exact, Lissa, SolverError, SolverWarning
+from influence.hessian import MatrixOperator
 
 
 def spd(p=12, condition=1e3, seed=0):
@@ -145,6 +146,115 @@ def test_exact_names_the_damping_that_would_do():
     damping = float(str(caught.value).split("hessian + ")[1].split("`")[0])
     assert 2.0 < damping < 2.5
     assert Exact().solve(matrix + damping * np.eye(12), np.ones(12)).converged
+
+
+def named_damping(message):
+    """The number that a message proposes, as a reader would copy it."""
+    return float(str(message).split("hessian + ")[1].split("`")[0])
+
+
+def indefinite(seed, size, ends, dtype="float64"):
+    """An operator whose smallest and largest eigenvalues are ``ends``."""
+    random = np.random.default_rng(seed)
+    eigenvalues = [*ends, *random.uniform(*ends, size - 2)]
+    q, _ = np.linalg.qr(random.standard_normal((size, size)))
+    matrix = (q * eigenvalues) @ q.T
+    return MatrixOperator(((matrix + matrix.T) / 2).astype(dtype), 1)
+
+
+# Below and above the size from which eigenvalues come from Lanczos's method.
+SPECTRA = {
+    "seed": st.integers(0, 10_000),
+    "size": st.integers(2, 64) | st.integers(65, 130),
+    "smallest": st.floats(-3, -2).map(lambda power: -(10.0**power)) | st.floats(-10, -0.01),
+    "largest": st.floats(0.001, 10),
+    "k": st.sampled_from([None, 1, 3]),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(**SPECTRA)
+def test_cg_names_the_damping_that_would_do(seed, size, smallest, largest, k):
+    operator = indefinite(seed, size, (smallest, largest))
+    matrix = operator.dense()
+    # Along an eigenvector with the smallest eigenvalue, which no solve can then miss.
+    v = np.linalg.eigh(matrix)[1][:, 0]
+    v = v if k is None else np.random.default_rng(seed).standard_normal((size, k)) + v[:, None]
+    with pytest.warns(SolverWarning, match="negative curvature") as caught:
+        ConjugateGradient(1e-6).solve(operator, v)
+    assert len(caught) == 1
+    damping = named_damping(caught[0].message)
+    assert 1.05 * -smallest <= damping <= 1.3 * -smallest + 1e-9
+    assert np.linalg.eigvalsh((operator + damping).dense())[0] > 0
+    solution = ConjugateGradient(1e-6).solve(operator + damping, v)  # warnings are errors
+    truth = np.linalg.solve(matrix + damping * np.eye(size), v)
+    assert np.all(solution.converged)
+    np.testing.assert_allclose(solution.x, truth, atol=1e-2 * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exact_names_the_damping_whatever_the_spectrum(dtype):
+    @settings(max_examples=25, deadline=None)
+    @given(**{name: SPECTRA[name] for name in ("seed", "size", "smallest", "largest")})
+    def check(seed, size, smallest, largest):
+        operator = indefinite(seed, size, (smallest, largest), dtype)
+        v = np.ones(size)
+        with pytest.raises(SolverError, match="not positive definite") as caught:
+            Exact().solve(operator, v)
+        damping = named_damping(caught.value)
+        assert 1.05 * -smallest <= damping <= 1.4 * -smallest + 1e-3
+        damped = operator + damping
+        assert np.linalg.eigvalsh(damped.dense().astype(np.float64))[0] > 0
+        if dtype == "float64":
+            truth = np.linalg.solve(damped.dense(), v)
+            np.testing.assert_allclose(Exact().solve(damped, v).x, truth, rtol=1e-6, atol=1e-9)
+        else:
+            Exact().factor(damped)
+
+    check()
+
+
+def test_cg_in_float32_names_a_damping_clear_of_rounding():
+    operator = indefinite(0, 100, (-0.5, 4.0), "float32")
+    with pytest.warns(SolverWarning, match="negative curvature") as caught:
+        ConjugateGradient(1e-4).solve(operator, np.ones(100))
+    damping = named_damping(caught[0].message)
+    assert 0.54 < damping < 0.61
+    assert ConjugateGradient(1e-4).solve(operator + damping, np.ones(100)).converged
+
+
+def test_a_damping_already_there_is_what_the_message_adds_to():
+    operator = indefinite(1, 80, (-2.0, 3.0)) + 0.5
+    with pytest.warns(SolverWarning) as caught:
+        ConjugateGradient().solve(operator, np.ones(80))
+    damping = named_damping(caught[0].message)
+    assert 1.5 < damping < 1.8
+    assert ConjugateGradient().solve(operator + damping, np.ones(80)).converged
+
+
+@pytest.mark.parametrize("operator", [np.diag([1.0, -2.0]), -spd()], ids=["2×2", "negative"])
+def test_a_plain_array_gets_one_sentence(operator):
+    with pytest.warns(SolverWarning) as caught:
+        ConjugateGradient().solve(operator, np.ones(len(operator)))
+    message = str(caught[0].message)
+    assert len(caught) == 1
+    assert "is not positive definite: add a damping above " in message
+    assert message.endswith("as in `hessian + δ`.")
+    assert ". " not in message
+    # From the curvature that was met: at least something, and no more than is needed.
+    met = float(message.split("above ")[1].split(",")[0])
+    assert 0 < met <= -np.linalg.eigvalsh(operator)[0] * 1.01
+
+
+def test_eigenvalues_that_lanczos_cannot_find_leave_the_plain_sentence(monkeypatch):
+    operator = indefinite(2, 70, (-1.0, 1.0))
+
+    def refuse(*_):
+        raise SolverError("not converged")
+
+    monkeypatch.setattr(MatrixOperator, "extreme_eigenvalues", refuse)
+    with pytest.warns(SolverWarning, match="as in `hessian \\+ δ`"):
+        ConjugateGradient().solve(operator, np.ones(70))
 
 
 def test_nan_never_leaves_a_solver():

@@ -1,0 +1,180 @@
+"""The network of Figure 2: it is not at an optimum, and its retraining stops early."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from influence import Adam, AllCNNC, ConjugateGradient, Dataset, GradientFlow, Proximal
+from influence.adam import AdamState, continue_without
+from influence.files import write_atomically
+from influence.hessian import MatrixOperator
+from scripts.experiment import Results
+from scripts.loaders.mnist import Mnist
+
+PARAMETERS = 2616
+# The stand-in has fewer images; it takes as many passes over them.
+_STAND_IN_IMAGES = 550
+_SEED = 0
+# The last learning rate of the paper's schedule, which its retraining goes on with.
+_RETRAINING_RATE = 1e-6
+_PROXIMAL_TOLERANCE = 1e-5
+
+
+def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
+    """Train, predict, retrain: adds the arrays and metrics whose names start with ``cnn_``.
+
+    Args:
+        results: of the experiment.
+        config: a ``Fig2Config``.
+        mnist: the data.
+        folder: where finished parts are kept until the experiment ends.
+    """
+    real = mnist.provenance.data == "paper"
+    images = config.cnn_images if real else min(config.cnn_images, _STAND_IN_IMAGES)
+    model, state = train(config, first_images(mnist.train, images), folder)
+    assert model.num_parameters == PARAMETERS
+    test_index = config.cnn_test_index
+    if not real:
+        test_index = int((model.predict(mnist.test.x) != mnist.test.labels).argmax())
+    test = mnist.test.x[test_index], mnist.test.labels[test_index]
+
+    hessian, gauss_newton = curvatures(model, state, folder)
+    smallest, largest = hessian.extreme_eigenvalues()
+    # Twice what makes the Hessian positive definite: its smallest eigenvalue changes its sign.
+    chosen = max(-2 * smallest, 0.0)
+    predicted = {}
+    for name, operator in (("hessian", hessian), ("gauss_newton", gauss_newton)):
+        for suffix, damping in (("", config.cnn_damping), ("_chosen", chosen)):
+            predicted[name + suffix] = model.influence_on_loss(
+                *test, solver=ConjugateGradient(), curvature=operator + damping
+            )[0]
+    order = np.argsort(-np.abs(predicted["gauss_newton"]), kind="stable")
+    indices = order[: config.cnn_points]
+    retrained = retrain(config, model, state, gauss_newton.dense(), indices, test, folder)
+
+    results.arrays |= {f"cnn_{name}": values[indices] for name, values in predicted.items()}
+    results.arrays |= {f"cnn_{name}": values for name, values in retrained.items()}
+    results.arrays["cnn_indices"] = indices
+    # With these the retraining of single points can be repeated.
+    results.arrays |= {f"cnn_adam_{name}": value for name, value in vars(state).items()}
+    accuracy = (model.predict(mnist.test.x) == mnist.test.labels).mean()
+    results.add("cnn_test_accuracy", accuracy, 0.9746)
+    accuracy = (model.predict(model.train.x) == model.train.labels).mean()
+    results.add("cnn_train_accuracy", accuracy, 0.9996)
+    results.add("cnn_test_index", test_index, 6558)
+    results.add("cnn_scale", config.scale)
+    results.add("cnn_gradient_norm", np.linalg.norm(model.gradient()))
+    results.add("cnn_smallest_eigenvalue", smallest)
+    results.add("cnn_largest_eigenvalue", largest)
+    results.add("cnn_chosen_damping", chosen)
+    results.add("cnn_drift", retrained["drift"])
+    for target, prefix in (("actual", ""), ("proximal", "_proximal")):
+        for name, values in predicted.items():
+            correlation, slope = agreement(retrained[target], values[indices])
+            # The paper's panel: the damped Hessian against plain retraining.
+            label = "cnn" if (name, target) == ("hessian", "actual") else f"cnn_{name}{prefix}"
+            results.add(f"{label}_pearson_r", correlation, 0.86 if label == "cnn" else None)
+            results.add(f"{label}_slope", slope)
+
+
+def agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Pearson's R (0 if nothing varies), and the slope of the predictions over the changes."""
+    if not (np.ptp(actual) and np.ptp(predicted)):
+        return 0.0, 0.0
+    return np.corrcoef(actual, predicted)[0, 1], np.polyfit(actual, predicted, 1)[0]
+
+
+def first_images(train: Dataset, number: int) -> Dataset:
+    """Some of the training images, drawn as in the 2017 code."""
+    order = np.arange(len(train))
+    np.random.RandomState(0).shuffle(order)
+    chosen = order[:number]
+    return Dataset(train.x[chosen], train.labels[chosen], train.scale)
+
+
+def train(config, data: Dataset, folder: Path) -> tuple[AllCNNC, AdamState]:
+    """The network after Adam, and Adam's state there."""
+    model = AllCNNC(data, config.cnn_weight_decay, seed=_SEED)
+    per_pass = max(1, len(data) // Adam.batch_size)
+    steps = config.cnn_steps * per_pass // (config.cnn_images // Adam.batch_size or 1)
+    # The paper's schedule, or the same with a larger rate where there are fewer steps.
+    decays = ((110_000, 0.1), (220_000, 0.01))
+    if config.scale != "paper":
+        decays = ((int(0.6 * steps), 0.1), (int(0.85 * steps), 0.01))
+    adam = Adam(config.cnn_rate, decays, seed=_SEED)
+    state = adam.run(model, steps, checkpoint=folder / "adam.npz", progress=True)
+    return model, state
+
+
+def curvatures(model: AllCNNC, state: AdamState, folder: Path):
+    """The Hessian and the Gauss-Newton matrix at the trained parameters, as matrices."""
+    path = folder / f"hessian_{_key(state.parameters, model.train.x)}.npy"
+    hessian = model.hessian()
+    hessian.progress = True
+    matrix = _kept(path, hessian.dense)
+    return MatrixOperator(matrix, len(model.train)), model.gauss_newton().materialize()
+
+
+def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[str, np.ndarray]:
+    """Changes of the test loss without each point: after plain and after proximal retraining.
+
+    ``actual`` and ``proximal`` [k], the ``drift`` that plain retraining has without removing
+    anything, and the gradient norms of the proximal objective.
+    """
+    time = config.cnn_retraining_steps * _RETRAINING_RATE
+    flow = GradientFlow(model, state, time, config.cnn_flow_steps, gauss_newton)
+    proximal = Proximal(model, config.cnn_damping, gauss_newton)
+    moved = model.with_parameters(model.parameters)
+    test = np.array(test[0])[np.newaxis], np.array(test[1])[np.newaxis]
+    before = float(model.losses(*test)[0])
+
+    def change(theta):
+        moved.parameters = theta
+        return float(moved.losses(*test)[0]) - before
+
+    def plain(index):
+        if config.scale == "paper":
+            adam = Adam(seed=_SEED)
+            checkpoint = folder / f"without_{index}.adam.npz"
+            longer = continue_without(
+                adam, model, state, index, config.cnn_retraining_steps, checkpoint=checkpoint
+            )
+            return longer.parameters
+        return flow.without(index)
+
+    def unit(index):
+        near, norm = proximal.without(index, _PROXIMAL_TOLERANCE)
+        return np.array([change(plain(index)), change(near), norm])
+
+    settings = config.scale, time, config.cnn_flow_steps, config.cnn_damping
+    key = _key(state.parameters, model.train.x, test[0], repr(settings))
+    rows = [
+        _kept(folder / f"without_{key}_{index}.npy", lambda index=index: unit(index))
+        for index in tqdm(indices, desc="retraining")
+    ]
+    actual, near, norms = np.transpose(rows)
+    drift = np.array(change(flow.without(None)))
+    return {"actual": actual, "proximal": near, "proximal_gradient_norms": norms, "drift": drift}
+
+
+def _kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array from its file, if an earlier run that was killed got so far."""
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        array = compute()
+        write_atomically(path, lambda file: np.save(file, array))
+        return array
+
+
+def _key(*parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part))
+    return digest.hexdigest()[:16]
