@@ -6,6 +6,7 @@ Koh & Liang, *Understanding Black-box Predictions via Influence Functions* (ICML
 from influence.dataset import Dataset
 from influence.generic_neural_net import GenericNeuralNet
 from influence.hessian import AutodiffHessian, HessianOperator
+from influence.inception_model import BinaryInceptionModel
 from influence.logistic_regression import BinaryLogisticRegression, LogisticRegression
 from influence.retraining import LeaveOneOut, leave_one_out
 from influence.smooth_hinge import SmoothHinge
@@ -14,6 +15,7 @@ from influence.solvers import ConjugateGradient, Exact, Lissa
 
 __all__ = [
     "AutodiffHessian",
+    "BinaryInceptionModel",
     "BinaryLogisticRegression",
     "ConjugateGradient",
     "Dataset",
