@@ -36,7 +36,8 @@ class BinaryInceptionModel:
             (".weights.h5") or of the official file (".h5"); None draws random ones, with a warning.
         cache_folder: where features of eight-bit images are kept, named by the content of images
             and network; None keeps none.
-        dtype: of the logistic regression, "float32" or "float64".
+        dtype: of the logistic regression, "float32" or "float64"; with the first, solves with 2,048
+            correlated features come only just to their tolerance.
         backbone: a Keras model [m, side, side, 3] -> [m, f] to use instead of Inception, in its own
             number type; its layers run in inference mode.
         batch_size: images that are in the network at a time.
@@ -54,7 +55,7 @@ class BinaryInceptionModel:
         weight_decay: float = 0.001,
         weights=None,
         cache_folder=None,
-        dtype="float32",
+        dtype="float64",
         *,
         backbone=None,
         batch_size: int = 8,

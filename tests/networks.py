@@ -90,14 +90,12 @@ def photographs(number, seed=0):
     return x.astype(np.uint8), labels
 
 
-def make(x=None, labels=None, backbone=None, dtype="float64", **settings):
+def make(x=None, labels=None, backbone=None, **settings):
     """A model of the small network on 30 images, unfitted."""
     if x is None:
         x, labels = photographs(30)
     backbone = network() if backbone is None else backbone
-    return BinaryInceptionModel(
-        Dataset(x, labels), SIDE, DECAY, dtype=dtype, backbone=backbone, **settings
-    )
+    return BinaryInceptionModel(Dataset(x, labels), SIDE, DECAY, backbone=backbone, **settings)
 
 
 def phi(model, images):

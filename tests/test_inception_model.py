@@ -14,21 +14,21 @@ def fitted():
 
 
 @pytest.fixture(scope="module")
-def test_points():
+def probes():
     return photographs(5, seed=1)
 
 
-def test_the_top_is_a_logistic_regression_on_the_features(fitted, test_points):
+def test_the_top_is_a_logistic_regression_on_the_features(fitted, probes):
     truth = BinaryRegression(phi(fitted, fitted.train.x), fitted.train.labels, DECAY)
     assert np.linalg.norm(truth.gradient(fitted.top.parameters)) < 1e-10
-    x, labels = test_points
+    x, labels = probes
     z = phi(fitted, x) @ fitted.top.parameters
     np.testing.assert_allclose(fitted.outputs(x), z[:, np.newaxis], rtol=1e-10)
     np.testing.assert_array_equal(fitted.predict(x), z > 0)
 
 
-def test_influence_is_the_dense_truth(fitted, test_points):
-    x, labels = test_points
+def test_influence_is_the_dense_truth(fitted, probes):
+    x, labels = probes
     theta = fitted.top.parameters
     truth = BinaryRegression(phi(fitted, fitted.train.x), fitted.train.labels, DECAY)
     s_test = np.linalg.solve(truth.hessian(theta), truth.gradients(theta, phi(fitted, x), labels).T)
@@ -40,8 +40,8 @@ def test_influence_is_the_dense_truth(fitted, test_points):
 
 
 @pytest.mark.parametrize("index", [0, 17])
-def test_pixel_gradient_of_the_influence_by_finite_differences(fitted, test_points, index):
-    x, labels = test_points
+def test_pixel_gradient_of_the_influence_by_finite_differences(fitted, probes, index):
+    x, labels = probes
     theta, label = fitted.top.parameters, fitted.train.labels[index : index + 1]
     truth = BinaryRegression(phi(fitted, fitted.train.x), fitted.train.labels, DECAY)
     mean_gradient = truth.gradients(theta, phi(fitted, x), labels).mean(0)
@@ -62,16 +62,16 @@ def test_pixel_gradient_of_the_influence_by_finite_differences(fitted, test_poin
     np.testing.assert_allclose(ours.ravel(), differences, rtol=1e-6, atol=1e-7 * scale)
 
 
-def test_pixel_gradients_follow_the_order_of_the_indices(fitted, test_points):
+def test_pixel_gradients_follow_the_order_of_the_indices(fitted, probes):
     chosen = [4, 29, 0]
-    together = fitted.influence_input_gradient(chosen, *test_points, loss="adversarial")
+    together = fitted.influence_input_gradient(chosen, *probes, loss="adversarial")
     for index, gradient in zip(chosen, together):
-        alone = fitted.influence_input_gradient(index, *test_points, loss="adversarial")
+        alone = fitted.influence_input_gradient(index, *probes, loss="adversarial")
         np.testing.assert_allclose(alone[0], gradient, rtol=1e-9, atol=1e-14)
 
 
-def test_images_in_the_unit_range_mean_the_same_as_eight_bits(fitted, test_points):
-    x, labels = test_points
+def test_images_in_the_unit_range_mean_the_same_as_eight_bits(fitted, probes):
+    x, labels = probes
     scaled = x / 127.5 - 1
     np.testing.assert_allclose(fitted.features(scaled), fitted.features(x), rtol=1e-12)
     np.testing.assert_allclose(
@@ -87,7 +87,7 @@ def test_images_in_the_unit_range_mean_the_same_as_eight_bits(fitted, test_point
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_the_batch_size_changes_nothing(fitted, test_points, batch_size):
+def test_the_batch_size_changes_nothing(fitted, probes, batch_size):
     other = make(batch_size=batch_size)
     images = fitted.train.x
     np.testing.assert_allclose(other.features(images), fitted.features(images), rtol=1e-12)
@@ -119,11 +119,11 @@ def test_nothing_is_traced_twice():
     assert model._backward.experimental_get_tracing_count() == 1
 
 
-def test_the_top_may_have_more_digits_than_the_network(test_points):
+def test_the_top_may_have_more_digits_than_the_network(probes):
     model = make(backbone=network("float32")).fit()
-    assert model.features(test_points[0]).dtype == np.float32
+    assert model.features(probes[0]).dtype == np.float32
     assert model.top.dtype == np.float64
-    assert model.influence_input_gradient([0], *test_points).dtype == np.float32
+    assert model.influence_input_gradient([0], *probes).dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_images_that_do_not_fit(fitted, images, message):
 
 
 @pytest.mark.parametrize("shape", [(5, FEATURES + 1), (4, FEATURES), (FEATURES,)])
-def test_feature_gradients_that_do_not_fit(fitted, test_points, shape):
+def test_feature_gradients_that_do_not_fit(fitted, probes, shape):
     with pytest.raises(ValueError, match=r"feature_gradients must be \[5, 6\]"):
-        fitted.pixel_gradient(test_points[0], np.zeros(shape))
+        fitted.pixel_gradient(probes[0], np.zeros(shape))
 
 
 def test_settings_that_do_not_fit(monkeypatch):
