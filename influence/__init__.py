@@ -10,6 +10,7 @@ from influence.dataset import Dataset
 from influence.gauss_newton import GaussNewton
 from influence.generic_neural_net import GenericNeuralNet
 from influence.hessian import HessianOperator
+from influence.inception_model import BinaryInceptionModel
 from influence.logistic_regression import BinaryLogisticRegression, LogisticRegression
 from influence.network_retraining import GradientFlow, Proximal
 from influence.retraining import LeaveOneOut, leave_one_out
@@ -22,6 +23,7 @@ __all__ = [
     "AdamState",
     "AllCNNC",
     "AutodiffHessian",
+    "BinaryInceptionModel",
     "BinaryLogisticRegression",
     "ConjugateGradient",
     "Dataset",

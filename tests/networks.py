@@ -1,12 +1,16 @@
-"""A small non-linear model, to test what every model gets for free."""
+"""Small networks: a non-linear model, and features of photographs."""
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
-from influence import GenericNeuralNet
+from influence import BinaryInceptionModel, Dataset, GenericNeuralNet
+
+# Pixels of a side, features and λ of the small network of photographs.
+SIDE, FEATURES, DECAY = 9, 6, 0.05
 
 
 class TinyNetwork(GenericNeuralNet):
@@ -56,3 +60,45 @@ class TinyNetwork(GenericNeuralNet):
     def _check_labels(self, labels, name):
         if (labels < 0).any() or (labels >= self.classes).any():
             raise ValueError(f"{name} must be the classes 0..{self.classes - 1}.")
+
+
+def network(dtype="float64", seed=0, activation="tanh"):
+    """A small convolutional network with pooled features and a batch normalisation."""
+    layers = [
+        keras.layers.Input((SIDE, SIDE, 3), dtype=dtype),
+        keras.layers.Conv2D(4, 3, strides=2, activation=activation, dtype=dtype),
+        keras.layers.BatchNormalization(dtype=dtype),
+        keras.layers.Conv2D(FEATURES, 2, activation=activation, dtype=dtype),
+        keras.layers.GlobalAveragePooling2D(dtype=dtype),
+    ]
+    found = keras.Sequential(layers)
+    random = np.random.default_rng(seed)
+    # Positive where they must be: the variances of the normalisation.
+    found.set_weights([0.5 * np.abs(random.standard_normal(w.shape)) for w in found.get_weights()])
+    for layer in found.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            layer.kernel.assign(random.standard_normal(layer.kernel.shape))
+    return found
+
+
+def photographs(number, seed=0):
+    """Eight-bit noise, brighter at one side, and labels that depend on which."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, number)
+    x = random.integers(0, 200, (number, SIDE, SIDE, 3))
+    x[:, :, : SIDE // 2] += (50 * labels)[:, np.newaxis, np.newaxis, np.newaxis]
+    return x.astype(np.uint8), labels
+
+
+def make(x=None, labels=None, backbone=None, **settings):
+    """A model of the small network on 30 images, unfitted."""
+    if x is None:
+        x, labels = photographs(30)
+    backbone = network() if backbone is None else backbone
+    return BinaryInceptionModel(Dataset(x, labels), SIDE, DECAY, backbone=backbone, **settings)
+
+
+def phi(model, images):
+    """Features by the network itself, from eight-bit or scaled images."""
+    scaled = images / 127.5 - 1 if images.dtype == np.uint8 else images
+    return model.backbone(scaled, training=False).numpy()

@@ -1,11 +1,10 @@
 """Where data files come from: ``data/``, else the folder ``INFLUENCE_DATA``, else a download.
 
-Every file is verified by the SHA-256 of its *uncompressed* content, wherever it came from.
+Every file is verified, wherever it came from: data by the SHA-256 of their *uncompressed* content.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
@@ -17,70 +16,13 @@ from pathlib import Path
 import pooch
 import requests
 
-from scripts.loaders.archive import DataError, read_gzip, read_members
+from scripts.loaders.archive import DataError
+from scripts.loaders.remote import RawFile, RemoteArchive, RemoteFile, RemoteFolder
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
+INCEPTION_FOLDER = Path(__file__).resolve().parents[2] / "inception"
 # Seconds in which some official address must have answered, all of them together.
 ANSWER_SECONDS = 8.0
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A data file, as the experiments need it.
-
-    Attributes:
-        name: path inside ``data/`` or ``INFLUENCE_DATA``, and of a download.
-        urls: official addresses, tried in this order.
-        sha256: of the content that ``read`` gives.
-        max_bytes: the largest content; anything larger is refused while it is unpacked.
-        member: the file wanted from an archive; None for a file that is only compressed.
-    """
-
-    name: str
-    urls: tuple[str, ...]
-    sha256: str
-    max_bytes: int
-    member: str | None = None
-
-    def read(self, path: Path) -> bytes:
-        """The content of the file at ``path``, not yet verified."""
-        if self.member is None:
-            return read_gzip(path, self.max_bytes)
-        for name, content in read_members(path, self.max_bytes):
-            if Path(name).name == self.member:
-                return content
-        raise DataError(f"{path} has no member {self.member}: delete it.")
-
-    def digest(self, content: bytes) -> str:
-        """SHA-256 of the content."""
-        return hashlib.sha256(content).hexdigest()
-
-    def places(self, folder: Path) -> list[Path]:
-        """Where the file may lie in a data folder."""
-        return [folder / self.name]
-
-
-@dataclass(frozen=True)
-class RemoteFolder(RemoteFile):
-    """A folder of many small files, as an archive or unpacked (``member`` names the folder)."""
-
-    def read(self, path: Path) -> dict[str, bytes]:
-        """The files by path, sorted."""
-        if path.is_dir():
-            inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
-            return {
-                entry.relative_to(path.parent).as_posix(): entry.read_bytes() for entry in inside
-            }
-        return dict(sorted(read_members(path, self.max_bytes)))
-
-    def digest(self, content: dict[str, bytes]) -> str:
-        """SHA-256 of the lines "sha256  path" of the files, in the order of their paths."""
-        lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items()]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    def places(self, folder: Path) -> list[Path]:
-        """The archive, else the unpacked folder."""
-        return [folder / self.name, folder / self.member]
 
 
 def _mnist(name: str, sha256: str, max_bytes: int) -> RemoteFile:
@@ -133,6 +75,41 @@ ENRON = RemoteFolder(
     member="enron1",
 )
 
+# Imagenette's English springer and tench at 224 pixels, which lie only where someone put them.
+IMAGENETTE_224 = RemoteFolder(
+    "imagenette2-224-dogfish.tar",
+    (),
+    "63b4428801682aabea22a04bca117a300f357a3961631a59d410093ac73153bc",
+    40_000_000,
+    member="imagenette2-224",
+)
+# The official archive; its hash is the one that TensorFlow Datasets publishes.
+IMAGENETTE_320 = RemoteArchive(
+    "imagenette2-320.tgz",
+    ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",),
+    "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+    500_000_000,
+    folders=("n01440764", "n02102040"),
+)
+
+# Inception v3 without its top. Keras publishes an MD5 of the official weights, and no SHA-256.
+INCEPTION = RawFile(
+    "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    (
+        "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
+        "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+    "bcbd6486424b2319ff4ef7d526e38f63",
+    100_000_000,
+    algorithm="md5",
+)
+INCEPTION_STAND_IN = RawFile(
+    "inception_v3_standin_notop.weights.h5",
+    (),
+    "b66d85673cbae90079ca50902e8e1110d8b32227f5c7871b8b11341af69c8af6",
+    100_000_000,
+)
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -146,6 +123,7 @@ def load(
     choice: str,
     files: dict[str, RemoteFile],
     stand_in: Callable[[], dict],
+    real: str = "paper",
 ) -> tuple[dict, Provenance]:
     """The contents of ``files`` by key, and where they come from.
 
@@ -154,6 +132,7 @@ def load(
             if all can be had, else the stand-in, said loudly.
         files: what is wanted.
         stand_in: makes the stand-in's contents, in the same formats.
+        real: what the real files are, "paper" or "substitute".
 
     Raises:
         DataError: names the file, what is wrong, and what to do.
@@ -169,7 +148,7 @@ def load(
             print(f"\n*** STAND-IN DATA: {error}\n*** The numbers below are not the paper's.\n")
         else:
             hashes = {file.name: file.sha256 for file in files.values()}
-            return contents, Provenance("paper", hashes)
+            return contents, Provenance(real, hashes)
     else:
         print("\n*** STAND-IN DATA, as asked for: the numbers below are not the paper's.\n")
     contents = stand_in()
@@ -183,26 +162,24 @@ class MissingError(DataError):
 
 def fetch(file: RemoteFile, data_folder: Path | None = None):
     """The verified content of ``file`` from ``data/``, ``INFLUENCE_DATA`` or its addresses."""
-    data_folder = DATA_FOLDER if data_folder is None else data_folder
-    folders = [data_folder]
+    path = find(file, data_folder)
+    if path is not None:
+        return file.verified(path)
+    return _download(file, DATA_FOLDER if data_folder is None else data_folder)
+
+
+def find(file: RemoteFile, data_folder: Path | None = None) -> Path | None:
+    """Where ``file`` lies, not yet verified; None if it is nowhere."""
+    places = [place for folder in folders(data_folder) for place in file.places(folder)]
+    return next((place for place in places if place.exists()), None)
+
+
+def folders(data_folder: Path | None = None) -> list[Path]:
+    """Where files are looked for: ``data/`` (or another folder), then ``INFLUENCE_DATA``."""
+    found = [DATA_FOLDER if data_folder is None else data_folder]
     if os.environ.get("INFLUENCE_DATA"):
-        folders.append(Path(os.environ["INFLUENCE_DATA"]).expanduser())
-    for folder in folders:
-        for place in file.places(folder):
-            if place.exists():
-                return _verified(file, place)
-    return _download(file, data_folder)
-
-
-def _verified(file: RemoteFile, path: Path):
-    content = file.read(path)
-    found = file.digest(content)
-    if found != file.sha256:
-        raise DataError(
-            f"{path} has the wrong content (SHA-256 {found[:12]}…, expected "
-            f"{file.sha256[:12]}…): delete it or replace it."
-        )
-    return content
+        found.append(Path(os.environ["INFLUENCE_DATA"]).expanduser())
+    return found
 
 
 def _download(file: RemoteFile, folder: Path):
@@ -239,7 +216,7 @@ def _retrieve(file: RemoteFile, url: str, folder: Path, partial: Path):
         path=partial,
         downloader=pooch.HTTPDownloader(progressbar=True, timeout=(ANSWER_SECONDS, 30)),
     )
-    content = _verified(file, Path(path))
+    content = file.verified(Path(path))
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, target)
