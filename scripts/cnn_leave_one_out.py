@@ -62,6 +62,7 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     results.arrays |= {f"cnn_{name}": values for name, values in retrained.items()}
     results.arrays["cnn_indices"] = indices
     # With these the retraining of single points can be repeated.
+    results.arrays["cnn_images"] = np.array(len(model.train))
     results.arrays |= {f"cnn_adam_{name}": value for name, value in vars(state).items()}
     accuracy = (model.predict(mnist.test.x) == mnist.test.labels).mean()
     results.add("cnn_test_accuracy", accuracy, 0.9746)

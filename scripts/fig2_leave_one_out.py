@@ -13,7 +13,7 @@ import numpy as np
 from influence import ConjugateGradient, Lissa, LogisticRegression, leave_one_out
 from scripts.cnn_leave_one_out import add_network
 from scripts.experiment import Config, Results, run
-from scripts.loaders.mnist import load_mnist
+from scripts.loaders.mnist import Mnist, load_mnist
 
 NAME = "fig2_leave_one_out"
 LIMIT = 0.05
@@ -71,8 +71,17 @@ class Fig2Config(Config):
 
 
 def compute(config: Fig2Config) -> Results:
-    """Predictions by conjugate gradients and by LiSSA, and the refits."""
+    """The linear panels, then the network's."""
     mnist = load_mnist(config.data)
+    results = compute_linear(config, mnist)
+    folder = Path(config.output_dir) / f"{NAME}.cnn"
+    add_network(results, config, mnist, folder)
+    shutil.rmtree(folder)
+    return results
+
+
+def compute_linear(config: Fig2Config, mnist: Mnist) -> Results:
+    """Predictions by conjugate gradients and by LiSSA, and the refits."""
     model = LogisticRegression(mnist.train, config.weight_decay, dtype="float64").fit()
     test_index = config.test_index
     if mnist.provenance.data != "paper":
@@ -114,10 +123,6 @@ def compute(config: Fig2Config) -> Results:
     results.add("points", len(chosen), 500)
     results.add("test_index", test_index, 8)
     results.add("test_accuracy", (model.predict(mnist.test.x) == mnist.test.labels).mean())
-
-    folder = Path(config.output_dir) / f"{NAME}.cnn"
-    add_network(results, config, mnist, folder)
-    shutil.rmtree(folder)
     return results
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from scripts import fig1_components, fig2_leave_one_out, hospital_readmission, reproduce
+from scripts import (
+    fig1_components,
+    fig2_leave_one_out,
+    fig2_long_retraining,
+    hospital_readmission,
+    reproduce,
+)
 from scripts.experiment import Config, Results, run, show
 from scripts.loaders.registry import Provenance
 
@@ -128,6 +135,20 @@ def test_the_network_has_a_figure_of_its_own_and_agrees_where_theory_says_so(rep
     # Five points of a network that has barely been trained: the proximal objective still holds.
     assert metrics["cnn_gauss_newton_proximal_pearson_r"]["ours"] > 0.9
     assert metrics["cnn_scale"]["ours"] == "quick"
+
+
+def test_long_retraining_starts_from_the_network_of_the_figure(reproduction, tmp_path):
+    for ending in ("json", "npz"):
+        name = f"fig2_leave_one_out.{ending}"
+        shutil.copy(reproduction[0] / "output" / name, tmp_path / name)
+    options = ["--data", "stand-in", "--scale", "quick", "--output-dir", str(tmp_path)]
+    long = fig2_long_retraining
+    metrics = run(long.NAME, long.LongConfig, long.compute, long.plot, options).metrics
+    restored, decayed = (np.array(metrics[name]["ours"]) for name in ("restored", "decayed"))
+    assert len(restored) == len(decayed) == len(metrics["flow"]["ours"]) == 2
+    # Twenty steps of 1e-6 and of 1e-4: in proportion, as long as nothing bends.
+    assert (restored != 0).all()
+    np.testing.assert_allclose(decayed / restored, 50, rtol=0.5)
 
 
 def test_the_rare_group_is_found_on_the_stand_in(reproduction):
