@@ -171,7 +171,7 @@ class Adam:
             )
             return first, second
 
-        return many_steps
+        return many_steps.get_concrete_function()
 
 
 def continue_without(

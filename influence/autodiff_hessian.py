@@ -82,6 +82,16 @@ class AutodiffHessian(HessianOperator):
             lambda: tf.convert_to_tensor(self._model.regularization(), vector.dtype), vector
         )
 
+    def _regularizer_matrix(self):
+        """∇²(regulariser) [p, p]."""
+        size = self.shape[0]
+
+        @tf.function
+        def products():
+            return tf.map_fn(self._regularizer_product, tf.eye(size, dtype=self.dtype))
+
+        return products.get_concrete_function()().numpy()
+
     def _second_derivative(self, function, vector, rows=None, columns=None):
         """∂² function/∂rows ∂columns times ``vector``; rows and columns are variables of the
         model, all of them by default."""

@@ -63,10 +63,9 @@ class GaussNewton(AutodiffHessian):
                 tf.zeros(self.shape, self.dtype),
             )
 
-        matrix = total(x, labels).numpy() / self.num_examples
-        identity = tf.eye(self.shape[0], dtype=self.dtype)
-        regularizer = tf.function(lambda rows: tf.map_fn(self._regularizer_product, rows))
-        matrix += regularizer(identity).numpy()
+        # One graph each; bare functions would pass for one that is traced again and again.
+        matrix = total.get_concrete_function()(x, labels).numpy() / self.num_examples
+        matrix += self._regularizer_matrix()
         return (matrix + matrix.T) / 2
 
     def _jacobian_product(self, x, labels):

@@ -94,7 +94,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         undamped = self + (-self.damping)
         return MatrixOperator(undamped.dense(max_size), self.num_examples) + self.damping
 
-    def extreme_eigenvalues(self, tolerance: float = 1e-4) -> tuple[float, float]:
+    def extreme_eigenvalues(self, tolerance: float = 1e-6) -> tuple[float, float]:
         """The smallest and the largest eigenvalue [2 floats], damping included, by Lanczos.
 
         An indefinite operator becomes positive definite with any damping above minus the smallest.

@@ -54,8 +54,7 @@ class SequentialHessian(AutodiffHessian):
         matrix /= self.num_examples
         # Rows from the diagonal block on were computed; the others are their mirror image.
         matrix = np.triu(matrix) + np.triu(matrix, 1).T
-        regularizer = tf.function(lambda rows: tf.map_fn(self._regularizer_product, rows))
-        return matrix + regularizer(tf.eye(size, dtype=self.dtype)).numpy()
+        return matrix + self._regularizer_matrix()
 
     def _columns_from(self, stage, inputs, here):
         """A compiled (inputs, labels, columns [k]) -> Σ ∇²L of those columns, rows from here on."""

@@ -35,17 +35,17 @@ def test_the_flow_is_its_differential_equation(network, index):
         return -other.gradient() / np.sqrt(state.second)
 
     exact = scipy.integrate.solve_ivp(
-        velocity, (0, 0.5), network.parameters, rtol=1e-9, atol=1e-12
+        velocity, (0, 0.5), network.parameters, rtol=1e-7, atol=1e-10
     ).y[:, -1]
     moved = np.linalg.norm(exact - network.parameters)
     assert moved > 0.1
     matrix = network.gauss_newton().dense()
     errors = [
         np.linalg.norm(GradientFlow(network, state, 0.5, k, matrix).without(index) - exact)
-        for k in (20, 80, 320)
+        for k in (10, 40, 160)
     ]
     # A method of first order: a fourth of the step, a fourth of the error.
-    assert errors[2] < 0.01 * moved
+    assert errors[2] < 0.02 * moved
     np.testing.assert_allclose(errors[1] / errors[2], 4, rtol=0.25)
     assert errors[0] > 2 * errors[1]
 
@@ -92,8 +92,14 @@ def test_proximal_retraining_minimises_the_objective_it_states(network):
     assert np.linalg.norm(theta - network.parameters) > 1e-3
 
 
-def test_proximal_retraining_is_what_the_influence_predicts(network, problem):
-    damping, test = 0.2, (problem.x_test[0], problem.y_test[0])
+@pytest.mark.parametrize(
+    ("damping", "correlation", "tolerance"), [(0.2, 0.98, 0.1), (2.0, 0.998, 0.03)]
+)
+def test_proximal_retraining_is_what_the_influence_predicts(
+    network, problem, damping, correlation, tolerance
+):
+    # To first order: the more damping, the smaller the moves, and the better.
+    test = problem.x_test[0], problem.y_test[0]
     curvature = network.gauss_newton()
     predicted = network.influence_on_loss(*test, curvature=curvature + damping)[0]
     proximal = Proximal(network, damping, curvature.dense())
@@ -104,5 +110,6 @@ def test_proximal_retraining_is_what_the_influence_predicts(network, problem):
         network.with_parameters(proximal.without(i, 1e-9)[0]).losses(*test)[0] - before
         for i in indices
     ]
-    assert np.corrcoef(actual, predicted[indices])[0, 1] > 0.999
-    np.testing.assert_allclose(np.polyfit(actual, predicted[indices], 1)[0], 1, atol=0.1)
+    assert np.corrcoef(actual, predicted[indices])[0, 1] > correlation
+    slope = np.polyfit(actual, predicted[indices], 1)[0]
+    np.testing.assert_allclose(slope, 1, atol=tolerance)
