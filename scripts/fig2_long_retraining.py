@@ -40,7 +40,7 @@ class LongConfig(Config):
     steps: int = 30_000
     decayed_rate: float = 1e-4
 
-    QUICK: ClassVar[dict] = {"points": 2, "steps": 20}
+    QUICK: ClassVar[dict] = {"points": 1, "steps": 20}
 
 
 def compute(config: LongConfig) -> Results:

@@ -156,7 +156,7 @@ def test_an_operator_of_old_parameters_says_so(problem):
     network = TinyNetwork(problem.train)
     old = network.hessian()
     network.parameters = network.parameters + 1
-    with pytest.raises(RuntimeError, match=r"model\.hessian\(\) again"):
+    with pytest.raises(RuntimeError, match="make it again"):
         old @ np.ones(network.num_parameters)
     assert network.hessian() is not old
 
@@ -266,7 +266,7 @@ def test_lanczos_without_convergence_is_an_error(monkeypatch):
         return eigsh(*arguments, **{**settings, "maxiter": 1, "tol": 1e-15})
 
     monkeypatch.setattr(scipy.sparse.linalg, "eigsh", impatient)
-    with pytest.raises(SolverError, match="tolerance of 0.0001.* materialize"):
+    with pytest.raises(SolverError, match="tolerance of 1e-06.* materialize"):
         operator.extreme_eigenvalues()
 
 
