@@ -1,11 +1,19 @@
-"""Files appear whole or not at all."""
+"""What is kept of long work: files that are whole or not there, and what they belong to."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+
+# What NumPy raises for a file that is cut off, changed, or none of its own.
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def write_atomically(path: Path, write: Callable) -> None:
@@ -20,3 +28,20 @@ def write_atomically(path: Path, write: Callable) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def fingerprint(*parts) -> str:
+    """SHA-256 of texts, arrays (with their dtypes and shapes) and sparse matrices, in this order:
+    of what a saved result depends on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        elif scipy.sparse.issparse(part):
+            own = fingerprint(repr(part.shape), part.data, part.indices, part.indptr)
+            digest.update(own.encode())
+        else:
+            array = np.ascontiguousarray(part)
+            digest.update(repr((array.dtype.str, array.shape)).encode())
+            digest.update(array)
+    return digest.hexdigest()

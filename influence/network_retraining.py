@@ -56,8 +56,7 @@ class GradientFlow:
         for _ in range(self._steps):
             _, gradient = losses(theta)
             if index is not None:
-                _, own = losses.of_point(index)
-                gradient = (losses.n * gradient - own) / (losses.n - 1)
+                gradient = (losses.n * gradient - losses.point_gradient(index)) / (losses.n - 1)
             gradient = gradient + losses.regularization()[1]
             theta -= self._step * scipy.linalg.cho_solve(self._factor, gradient)
         return theta
@@ -120,11 +119,11 @@ class Proximal:
         """The objective at θ̃ + ``move``, up to a constant, and its gradient [p]."""
         losses = self._losses
         value, gradient = losses(self._start + move)
-        own, own_gradient = losses.of_point(index)
         regularization, slope = losses.regularization()
         keep = 1 - 1 / losses.n
-        value += keep * regularization - self._slope @ move - own / losses.n
-        gradient = gradient + keep * slope - self._slope - own_gradient / losses.n
+        value += keep * regularization - self._slope @ move - losses.point_loss(index) / losses.n
+        gradient = gradient + keep * slope - self._slope
+        gradient -= losses.point_gradient(index) / losses.n
         value += self._damping / 2 * move @ move
         return value, gradient + self._damping * move
 
@@ -150,12 +149,15 @@ class _ShiftedLosses:
         value, gradient = self._compiled()
         return float(value) / self.n, gradient.numpy().astype(np.float64) / self.n
 
-    def of_point(self, index: int) -> tuple[float, np.ndarray]:
-        """The loss of one training point and its gradient [p]."""
-        x, labels = self._model._train_points([index])
-        value = self._model._call("_traced_losses", "normal", x, labels).numpy()[0]
-        gradient = self._model._gradients("normal", x, labels)[0]
-        return float(value), gradient.astype(np.float64)
+    def point_loss(self, index: int) -> float:
+        """The loss of one training point."""
+        points = self._model._train_points([index])
+        return float(self._model._call("_traced_losses", "normal", *points).numpy()[0])
+
+    def point_gradient(self, index: int) -> np.ndarray:
+        """∇L of one training point, [p]."""
+        points = self._model._train_points([index])
+        return self._model._gradients("normal", *points)[0].astype(np.float64)
 
     def regularization(self) -> tuple[float, np.ndarray]:
         """The regulariser and its gradient [p]."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from influence.dataset import check_indices, check_points
-from influence.files import write_atomically
+from influence.files import DAMAGED, fingerprint, write_atomically
 from influence.linear_model import LinearModel
 from influence.optimization import ConvergenceWarning
 from influence.solvers import Exact
@@ -74,7 +72,9 @@ def leave_one_out(
     x_test, y_test = check_points(x_test, y_test, model.train.x.shape[1:], "x_test", "y_test")
     theta = model.parameters.astype(np.float64)
     before = model.losses_at(theta[:, np.newaxis], x_test, y_test)
-    key = _fingerprint(model, theta, indices, x_test, y_test, gradient_tolerance, block_size)
+    settings = type(model).__name__, model.loss, model.weight_decay, gradient_tolerance, block_size
+    data = model.train.x, model.train.labels, x_test, y_test
+    key = fingerprint(repr(settings), theta, indices, *data)
     done = _read_checkpoint(checkpoint, key)
     factor = None
     with tqdm(total=len(indices), desc="leave-one-out", disable=not progress) as bar:
@@ -133,15 +133,6 @@ def _refit_block(model, factor, theta, indices, tolerance):
     return thetas, norms, steps
 
 
-def _fingerprint(model, theta, *parts) -> str:
-    digest = hashlib.sha256(repr((type(model).__name__, model.loss, model.weight_decay)).encode())
-    for part in (theta, model.train.x, model.train.labels, *parts):
-        array = np.ascontiguousarray(part)
-        digest.update(repr((array.dtype.str, array.shape)).encode())
-        digest.update(array)
-    return digest.hexdigest()
-
-
 def _read_checkpoint(path, key):
     if path is None or not Path(path).exists():
         return []
@@ -151,7 +142,7 @@ def _read_checkpoint(path, key):
                 return []
             blocks = range(int(saved["blocks"]))
             return [tuple(saved[f"{name}_{i}"] for name in _SAVED) for i in blocks]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGED:
         warnings.warn(f"{path} is not a readable checkpoint; starting again.", stacklevel=3)
         return []
 

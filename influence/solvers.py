@@ -104,10 +104,13 @@ def _not_positive_definite(matrix: np.ndarray) -> str:
 
 def _remedy_of(operator, curvature: float) -> str:
     """``_remedy``, from the operator's eigenvalues where it can tell them."""
+    only_met = f": add a damping above {max(-curvature, 0.0):.2g}, as in `hessian + δ`."
+    if not hasattr(operator, "extreme_eigenvalues"):
+        return only_met
     try:
         smallest, largest = operator.extreme_eigenvalues()
-    except (AttributeError, SolverError):
-        return f": add a damping above {max(-curvature, 0.0):.2g}, as in `hessian + δ`."
+    except SolverError:
+        return only_met
     rounding = np.finfo(operator.dtype).eps * max(abs(smallest), abs(largest))
     return _remedy(min(smallest, curvature), rounding)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from tqdm import tqdm
 
 from influence import Adam, AllCNNC, ConjugateGradient, Dataset, GradientFlow, Proximal
 from influence.adam import AdamState, continue_without
-from influence.files import write_atomically
+from influence.files import DAMAGED, fingerprint, write_atomically
 from influence.hessian import MatrixOperator
 from scripts.experiment import Results
 from scripts.loaders.mnist import Mnist
@@ -38,11 +36,10 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     real = mnist.provenance.data == "paper"
     images = config.cnn_images if real else min(config.cnn_images, _STAND_IN_IMAGES)
     model, state = train(config, first_images(mnist.train, images), folder)
-    assert model.num_parameters == PARAMETERS
     test_index = config.cnn_test_index
     if not real:
         test_index = int((model.predict(mnist.test.x) != mnist.test.labels).argmax())
-    test = mnist.test.x[test_index], mnist.test.labels[test_index]
+    test = mnist.test.x[[test_index]], mnist.test.labels[[test_index]]
 
     hessian, gauss_newton = curvatures(model, state, folder)
     smallest, largest = hessian.extreme_eigenvalues()
@@ -75,6 +72,7 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     results.add("cnn_gradient_norm", np.linalg.norm(model.gradient()))
     results.add("cnn_smallest_eigenvalue", smallest)
     results.add("cnn_largest_eigenvalue", largest)
+    results.add("cnn_damping", config.cnn_damping, 0.01)
     results.add("cnn_chosen_damping", chosen)
     results.add("cnn_panel", panel)
     results.add("cnn_drift", retrained["drift"])
@@ -105,6 +103,7 @@ def first_images(train: Dataset, number: int) -> Dataset:
 def train(config, data: Dataset, folder: Path) -> tuple[AllCNNC, AdamState]:
     """The network after Adam, and Adam's state there."""
     model = AllCNNC(data, config.cnn_weight_decay, seed=_SEED)
+    assert model.num_parameters == PARAMETERS
     per_pass = max(1, len(data) // Adam.batch_size)
     steps = config.cnn_steps * per_pass // (config.cnn_images // Adam.batch_size or 1)
     # The paper's schedule, or the same with a larger rate where there are fewer steps.
@@ -129,14 +128,13 @@ def curvatures(model: AllCNNC, state: AdamState, folder: Path):
 def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[str, np.ndarray]:
     """Changes of the test loss without each point: after plain and after proximal retraining.
 
-    ``actual`` and ``proximal`` [k], the ``drift`` that plain retraining has without removing
-    anything, and the gradient norms of the proximal objective.
+    ``actual`` and ``proximal`` [k], the ``drift`` of the flow that removes nothing, and the
+    gradient norms of the proximal objective.
     """
     time = config.cnn_retraining_steps * _RETRAINING_RATE
     flow = GradientFlow(model, state, time, config.cnn_flow_steps, gauss_newton)
     proximal = Proximal(model, config.cnn_damping, gauss_newton)
     moved = model.with_parameters(model.parameters)
-    test = np.array(test[0])[np.newaxis], np.array(test[1])[np.newaxis]
     before = float(model.losses(*test)[0])
 
     def change(theta):
@@ -158,7 +156,7 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
         return np.array([change(plain(index)), change(near), norm])
 
     settings = config.scale, time, config.cnn_flow_steps, config.cnn_damping
-    key = _key(state.parameters, model.train.x, test[0], repr(settings))
+    key = _key(repr(settings), state.parameters, model.train.x, *test)
     rows = [
         _kept(folder / f"without_{key}_{index}.npy", lambda index=index: unit(index))
         for index in tqdm(indices, desc="retraining")
@@ -172,14 +170,11 @@ def _kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """An array from its file, if an earlier run that was killed got so far."""
     try:
         return np.load(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except DAMAGED:
         array = compute()
         write_atomically(path, lambda file: np.save(file, array))
         return array
 
 
 def _key(*parts) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part))
-    return digest.hexdigest()[:16]
+    return fingerprint(*parts)[:16]

@@ -163,12 +163,12 @@ def plot(results: Results) -> dict[str, plt.Figure]:
 def plot_network(results: Results) -> plt.Figure:
     """Rows: plain and proximal retraining. Columns: the curvature of the predictions."""
     metrics = results.metrics
-    damping = f"{metrics['cnn_chosen_damping']['ours']:.2g}"
+    damping, chosen = (f"{metrics[f'cnn_{n}damping']['ours']:.2g}" for n in ("", "chosen_"))
     columns = {
-        "hessian": "Hessian + 0.01",
-        "hessian_chosen": f"Hessian + {damping}",
-        "gauss_newton": "Gauss-Newton + 0.01",
-        "gauss_newton_chosen": f"Gauss-Newton + {damping}",
+        "hessian": f"Hessian + {damping}",
+        "hessian_chosen": f"Hessian + {chosen}",
+        "gauss_newton": f"Gauss-Newton + {damping}",
+        "gauss_newton_chosen": f"Gauss-Newton + {chosen}",
     }
     rows = {"actual": ("plain retraining", ""), "proximal": ("proximal objective", "_proximal")}
     figure, grid = plt.subplots(2, 4, figsize=(11.5, 6), layout="constrained")
@@ -192,8 +192,7 @@ def _scatter(axis, results, actual, name, limit):
     axis.plot([-limit, limit], [-limit, limit], color="0.6", linewidth=1, zorder=0)
     axis.scatter(x, y, s=9, linewidths=0, color="tab:blue")
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-    axis.locator_params(axis="x", nbins=3)
-    axis.locator_params(axis="y", nbins=5)
+    axis.locator_params(nbins=3)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from influence import BinaryLogisticRegression, Dataset
-from influence.files import write_atomically
+from influence.files import DAMAGED, fingerprint, write_atomically
 from influence.label_fixing import fix_and_refit, most_suspicious, suspicion
 from influence.text import clean_documents, count_words
 from scripts.experiment import Config, Results, run
@@ -114,17 +112,14 @@ def compute(config: Fig6Config) -> Results:
 
 def finished_repeat(problem: Problem, level: int, repeat: int) -> dict[str, np.ndarray]:
     """``one_repeat``, from its file if an earlier run finished it on the same data."""
-    digest = hashlib.sha256(repr((problem.weight_decay, problem.train.x.shape)).encode())
-    for part in (problem.train.x.data, problem.train.x.indices, problem.train.labels):
-        digest.update(np.ascontiguousarray(part))
-    path = problem.folder / f"{digest.hexdigest()[:16]}_{level}_{repeat}.npz"
+    settings = repr(problem.weight_decay)
+    key = fingerprint(settings, problem.train.x, problem.train.labels)[:16]
+    path = problem.folder / f"{key}_{level}_{repeat}.npz"
     try:
         with np.load(path) as saved:
             return dict(saved)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        path.unlink()
+    except DAMAGED:
+        pass  # not there yet, or damaged: it is written below
     # One thread each, so that the sums are in the same order for any number of processes.
     with threadpool_limits(1):
         unit = one_repeat(problem, level, repeat)

@@ -15,11 +15,8 @@ from scripts.loaders import registry
 
 def pytest_collection_modifyitems(items):
     """Skip the tests that need data which are not on this machine, and say so."""
-    folders = [registry.DATA_FOLDER]
-    if os.environ.get("INFLUENCE_DATA"):
-        folders.append(registry.Path(os.environ["INFLUENCE_DATA"]))
-    needed = [file.name for file in (*registry.MNIST.values(), registry.HOSPITAL, registry.ENRON)]
-    missing = [name for name in needed if not any((f / name).is_file() for f in folders)]
+    needed = (*registry.MNIST.values(), registry.HOSPITAL, registry.ENRON)
+    missing = [file.name for file in needed if registry.find(file) is None]
     if not missing:
         return
     skip = pytest.mark.skip(reason=f"no {missing[0]} in data/ or INFLUENCE_DATA")
@@ -64,3 +61,11 @@ class Problem:
 def problem():
     """The problem that most tests use."""
     return Problem()
+
+
+@pytest.fixture
+def only_folder(tmp_path, monkeypatch):
+    """An empty data folder, and no other source of data."""
+    monkeypatch.setattr(registry, "DATA_FOLDER", tmp_path)
+    monkeypatch.delenv("INFLUENCE_DATA", raising=False)
+    return tmp_path

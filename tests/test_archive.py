@@ -1,7 +1,6 @@
 """Downloaded archives: what is damaged or hostile is one DataError that names the file."""
 
 import gzip
-import io
 import random
 import stat
 import tarfile
@@ -11,27 +10,12 @@ import zipfile
 import pytest
 
 from scripts.loaders.archive import DataError, read_gzip, read_members
+from tests.archives import packed
 
 LIMIT = 5_000_000
 # Random content is not compressed away, so a cut or a flipped byte is always inside it.
 NOISE = random.Random(0).randbytes(4096)
 FORMATS = ("zip", "tar", "tar.gz")
-
-
-def packed(kind, *members):
-    """A .zip, .tar or .tar.gz of (name or header, content) as bytes."""
-    buffer = io.BytesIO()
-    if kind == "zip":
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in members:
-                archive.writestr(name, content)
-    else:
-        with tarfile.open(fileobj=buffer, mode="w:gz" if kind == "tar.gz" else "w") as archive:
-            for name, content in members:
-                header = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-                header.size = len(content)
-                archive.addfile(header, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def tar_header(name, kind, target=""):

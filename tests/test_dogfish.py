@@ -5,7 +5,6 @@ import io
 import os
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from PIL import Image
 
 from scripts.loaders import dogfish, registry
 from scripts.loaders.archive import DataError
+from tests.archives import packed
 
 DOG, FISH = dogfish.CLASSES
 SIDE = 20
@@ -46,28 +46,15 @@ FILES = {
 } | {f"imagenette2-224/train/{DOG}/.DS_Store": b"no photograph"}
 
 
-def packed(files, mode="w"):
-    """An archive of the files, in this order."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(only_folder, monkeypatch):
     """An empty data folder and no other source; two training and one test image of each class."""
-    monkeypatch.setattr(registry, "DATA_FOLDER", tmp_path)
-    monkeypatch.delenv("INFLUENCE_DATA", raising=False)
     monkeypatch.setattr(dogfish, "TRAIN", 2)
     monkeypatch.setattr(dogfish, "TEST", 1)
     monkeypatch.setattr(
         dogfish, "IMAGENETTE_320", registry.RemoteArchive("320.tgz", (), "", 1, folders=())
     )
-    return tmp_path
+    return only_folder
 
 
 @pytest.fixture
@@ -78,7 +65,7 @@ def put(folder, monkeypatch):
         digest = registry.IMAGENETTE_224.digest(dict(sorted(files.items())))
         remote = registry.RemoteFolder("224.tar", (), digest, 10**6, member="imagenette2-224")
         monkeypatch.setattr(dogfish, "IMAGENETTE_224", remote)
-        (folder / "224.tar").write_bytes(packed(files))
+        (folder / "224.tar").write_bytes(packed("tar", *files.items()))
 
     return put
 
@@ -109,7 +96,7 @@ def test_imagenette_is_said_to_be_a_substitute(put, capsys):
 def test_the_official_archive_is_known_by_its_own_hash(folder, monkeypatch):
     other = {f"imagenette2-320/train/n03000684/{i}.JPEG": b"another class" for i in range(3)}
     files = {name.replace("224", "320"): content for name, content in FILES.items()}
-    archive = packed(files | other, "w:gz")
+    archive = packed("tar.gz", *(files | other).items())
     (folder / "320.tgz").write_bytes(archive)
     sha256 = hashlib.sha256(archive).hexdigest()
     remote = registry.RemoteArchive("320.tgz", (), sha256, 10**6, folders=dogfish.CLASSES)

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from scripts.loaders import dogfish, registry
+from scripts.loaders import dogfish
 from scripts.loaders.archive import DataError
 
 SIDE = 20
@@ -28,17 +28,15 @@ def arrays(dtype=np.float64, **changed):
 
 
 @pytest.fixture
-def save(tmp_path, monkeypatch):
+def save(only_folder, monkeypatch):
     """Save arrays as the authors' file, the only source; two training images of each class."""
-    monkeypatch.setattr(registry, "DATA_FOLDER", tmp_path)
-    monkeypatch.delenv("INFLUENCE_DATA", raising=False)
     monkeypatch.setattr(dogfish, "TRAIN", 2)
     monkeypatch.setattr(dogfish, "TEST", 1)
     monkeypatch.setattr(dogfish, "SIDE", SIDE)
 
     def save(given):
-        np.savez_compressed(tmp_path / dogfish.AUTHORS, **given)
-        return tmp_path / dogfish.AUTHORS
+        np.savez_compressed(only_folder / dogfish.AUTHORS, **given)
+        return only_folder / dogfish.AUTHORS
 
     return save
 

@@ -1,10 +1,8 @@
 """Enron1 and its words: order, split, stand-in, and files that are wrong."""
 
-import io
 import os
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from influence.text import clean_documents, count_words
 from scripts.loaders import enron, registry
 from scripts.loaders.archive import DataError
+from tests.archives import packed
 
 FILES = {
     "enron1/Summary.txt": b"two classes",
@@ -21,31 +20,23 @@ FILES = {
 }
 
 
-def packed(files) -> bytes:
+def archive(files) -> bytes:
     """A tar.gz of the files, in this order."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
+    return packed("tar.gz", *files.items())
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(only_folder, monkeypatch):
     """An empty data folder and no other source; the checksum is that of FILES."""
-    monkeypatch.setattr(registry, "DATA_FOLDER", tmp_path)
-    monkeypatch.delenv("INFLUENCE_DATA", raising=False)
     digest = registry.ENRON.digest(FILES)
     remote = registry.RemoteFolder("enron1.tar.gz", (), digest, 1000, member="enron1")
     monkeypatch.setattr(enron, "ENRON", remote)
-    return tmp_path
+    return only_folder
 
 
 def test_archive_and_folder_are_the_same(folder):
     backwards = dict(reversed(FILES.items()))
-    (folder / "enron1.tar.gz").write_bytes(packed(backwards))
+    (folder / "enron1.tar.gz").write_bytes(archive(backwards))
     archived = enron.load_enron("real")
     (folder / "enron1.tar.gz").unlink()
     for name, content in backwards.items():
@@ -58,7 +49,7 @@ def test_archive_and_folder_are_the_same(folder):
 
 
 def test_order_is_spam_then_ham_by_name_and_one_seeded_shuffle(folder):
-    (folder / "enron1.tar.gz").write_bytes(packed(FILES))
+    (folder / "enron1.tar.gz").write_bytes(archive(FILES))
     data = enron.load_enron("real")
     order = np.arange(3)
     np.random.RandomState(0).shuffle(order)
@@ -71,12 +62,12 @@ def test_order_is_spam_then_ham_by_name_and_one_seeded_shuffle(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (packed(FILES)[:-30], "not a complete archive"),
+        (archive(FILES)[:-30], "not a complete archive"),
         (b"not an archive", "not a complete archive"),
-        (packed(FILES | {"enron1/ham/0002.txt": b"changed"}), "wrong content"),
-        (packed(FILES | {"enron1/ham/0003.txt": b"one more"}), "wrong content"),
-        (packed(FILES | {"../escaped": b"x"}), "leaves its folder"),
-        (packed(FILES | {"enron1/ham/big.txt": b"x" * 2000}), "more than the expected 1,000"),
+        (archive(FILES | {"enron1/ham/0002.txt": b"changed"}), "wrong content"),
+        (archive(FILES | {"enron1/ham/0003.txt": b"one more"}), "wrong content"),
+        (archive(FILES | {"../escaped": b"x"}), "leaves its folder"),
+        (archive(FILES | {"enron1/ham/big.txt": b"x" * 2000}), "more than the expected 1,000"),
     ],
 )
 def test_wrong_archives_are_one_clear_error(folder, content, message):

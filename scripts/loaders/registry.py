@@ -83,7 +83,7 @@ IMAGENETTE_224 = RemoteFolder(
     40_000_000,
     member="imagenette2-224",
 )
-# The official archive; its hash is the one that TensorFlow Datasets publishes.
+# The official archive; its hash is the one in FastAI.jl's list of data sets.
 IMAGENETTE_320 = RemoteArchive(
     "imagenette2-320.tgz",
     ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",),
