@@ -88,6 +88,8 @@ class Proximal:
         self._damping = damping
         matrix = gauss_newton.astype(np.float64) + damping * np.eye(len(self._start))
         self._root = scipy.linalg.cholesky(matrix, lower=True)
+        # Falls of the objective, a mean of rounded numbers below 1, that mean nothing.
+        self._rounding = 0.01 * float(np.finfo(model.dtype).eps)
 
     def without(self, index: int, tolerance: float = 1e-6) -> tuple[np.ndarray, float]:
         """θ [p] without training point ``index``, and the norm of the gradient there.
@@ -111,7 +113,7 @@ class Proximal:
             np.zeros(len(self._start)),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": 50, "gtol": tolerance, "ftol": 0.0},
+            options={"maxiter": 50, "gtol": tolerance, "ftol": self._rounding, "maxls": 10},
         )
         return best["theta"], best["norm"]
 

@@ -16,8 +16,8 @@ from scripts.experiment import Results
 from scripts.loaders.mnist import Mnist
 
 PARAMETERS = 2616
-# The stand-in has fewer images; it takes as many passes over them.
-_STAND_IN_IMAGES = 550
+# The stand-in has fewer images, with as many passes over them, and fewer points.
+_STAND_IN_IMAGES, _STAND_IN_POINTS = 550, 10
 _SEED = 0
 # The last learning rate of the paper's schedule, which its retraining goes on with.
 _RETRAINING_RATE = 1e-6
@@ -34,7 +34,9 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
         folder: where finished parts are kept until the experiment ends.
     """
     real = mnist.provenance.data == "paper"
-    images = config.cnn_images if real else min(config.cnn_images, _STAND_IN_IMAGES)
+    images, points = config.cnn_images, config.cnn_points
+    if not real:
+        images, points = min(images, _STAND_IN_IMAGES), min(points, _STAND_IN_POINTS)
     model, state = train(config, first_images(mnist.train, images), folder)
     test_index = config.cnn_test_index
     if not real:
@@ -54,7 +56,7 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
                 *test, solver=ConjugateGradient(), curvature=operator + damping
             )[0]
     order = np.argsort(-np.abs(predicted["gauss_newton"]), kind="stable")
-    indices = order[: config.cnn_points]
+    indices = order[:points]
     retrained = retrain(config, model, state, gauss_newton.dense(), indices, test, folder)
 
     results.arrays |= {f"cnn_{name}": values[indices] for name, values in predicted.items()}

@@ -33,7 +33,7 @@ class Fig2Config(Config):
         lissa_scale: σ of LiSSA.
         gradient_tolerance: gradient norm of every refit.
         network: also train and retrain the convolutional network, which takes most of half an hour,
-            for the paper's third panel.
+            for the paper's third panel; ``--no-network`` leaves it out.
         cnn_test_index: test image of the network's panel; the stand-in takes its first
             misclassified one.
         cnn_images: training images of the network.
@@ -55,7 +55,7 @@ class Fig2Config(Config):
     lissa_scale: float = 25.0
     gradient_tolerance: float = 1e-8
 
-    network: bool = False
+    network: bool = True
     cnn_test_index: int = 6558
     cnn_images: int = 5500
     cnn_points: int = 100

@@ -27,8 +27,8 @@ NAME = "fig2_long_retraining"
 class LongConfig(Config):
     """Retrain the network of Figure 2 without single points, step by step.
 
-    It starts from the network that `scripts.fig2_leave_one_out --network` left in the output
-    folder, at its default settings.
+    It starts from the network that `scripts.fig2_leave_one_out` left in the output folder, at its
+    default settings.
 
     Attributes:
         points: training points, spread evenly over those of the figure.
@@ -53,7 +53,7 @@ def compute(config: LongConfig) -> Results:
         sys.exit(f"{NAME}: {output} holds Figure 2 of other data: run it again.")
     arrays = figure.arrays
     if "cnn_indices" not in arrays:
-        sys.exit(f"{NAME}: Figure 2 in {output} has no network: run it with --network.")
+        sys.exit(f"{NAME}: Figure 2 in {output} has no network: run it without --no-network.")
     moments = (arrays[f"cnn_adam_{name}"] for name in ("parameters", "first", "second"))
     state = AdamState(int(arrays["cnn_adam_step"]), *moments)
     settings = fig2_leave_one_out.Fig2Config()
