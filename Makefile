@@ -10,7 +10,7 @@ figures: $(READY)
 	$(RUN) -m scripts.reproduce $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -128,7 +128,7 @@ def make_release(train, model, dtype) -> Release:
 def report(name, release, ours, note):
     """One line of the table."""
     print(
-        f"| {name} | {release:.3g} s | {ours:.3g} s | {release / ours:.0f}× | {note} |", flush=True
+        f"| {name} | {release:.3g} s | {ours:.3g} s | {release / ours:.2g}× | {note} |", flush=True
     )
 
 

@@ -10,7 +10,8 @@ from influence.hessian import HessianOperator
 
 
 class AutodiffHessian(HessianOperator):
-    """The Hessian of any model's objective: forward-mode over reverse-mode differentiation.
+    """The Hessian of any model's objective: reverse-mode over forward-mode differentiation, the
+    gradient of the derivative along the vector.
 
     Args:
         model: gives ``variables``, ``convert``, ``logits``, ``example_losses``,
@@ -97,12 +98,12 @@ class AutodiffHessian(HessianOperator):
         model, all of them by default."""
         rows = self._model.variables if rows is None else rows
         columns = self._model.variables if columns is None else columns
-        with tf.autodiff.ForwardAccumulator(columns, split(vector, columns)) as forward:
-            with tf.GradientTape() as tape:
-                value = function()
-            gradients = tape.gradient(value, rows, unconnected_gradients="zero")
         zero = tf.UnconnectedGradients.ZERO
-        return flatten(forward.jvp(gradients, unconnected_gradients=zero))
+        with tf.GradientTape() as tape:
+            with tf.autodiff.ForwardAccumulator(columns, split(vector, columns)) as forward:
+                value = function()
+            along = forward.jvp(value, unconnected_gradients=zero)
+        return flatten(tape.gradient(along, rows, unconnected_gradients=zero))
 
 
 def flatten(tensors) -> tf.Tensor:

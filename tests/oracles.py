@@ -116,3 +116,14 @@ def central_difference(function, point, step=1e-5):
         shift = shift.reshape(point.shape)
         columns.append((function(point + shift) - function(point - shift)) / (2 * step))
     return np.stack(columns, axis=-1)
+
+
+def of_parameters(model, value):
+    """θ -> ``value(model at θ)``, on one copy of the model: it is traced once for all θ."""
+    moved = model.with_parameters(model.parameters)
+
+    def at(theta):
+        moved.parameters = theta
+        return value(moved)
+
+    return at

@@ -6,7 +6,7 @@ import pytest
 from influence import ConjugateGradient, Dataset, Exact, Lissa, SolverError, SolverWarning
 from influence.generic_neural_net import GenericNeuralNet
 from tests.networks import TinyNetwork
-from tests.oracles import SoftmaxRegression, central_difference, removal
+from tests.oracles import SoftmaxRegression, central_difference, of_parameters, removal
 
 
 @pytest.fixture
@@ -16,18 +16,13 @@ def network(problem):
 
 def test_gradient_is_the_derivative_of_the_objective(problem, network):
     network.parameters = network.parameters + 0.3
-
-    def objective(theta):
-        return np.array(network.with_parameters(theta).objective())
-
+    objective = of_parameters(network, lambda model: np.array(model.objective()))
     truth = central_difference(objective, network.parameters)
     np.testing.assert_allclose(network.gradient(), truth, atol=1e-8)
 
 
 def test_test_gradients(problem, network):
-    def losses(theta):
-        return network.with_parameters(theta).losses(problem.x_test, problem.y_test)
-
+    losses = of_parameters(network, lambda model: model.losses(problem.x_test, problem.y_test))
     truth = central_difference(losses, network.parameters)
     gradients = network.test_gradient(problem.x_test, problem.y_test)
     np.testing.assert_allclose(gradients, truth.T, atol=1e-8)

@@ -14,7 +14,7 @@ from influence.hessian import MatrixOperator
 from influence.linear_functions import compiled
 from tests.conftest import Problem
 from tests.networks import TinyNetwork
-from tests.oracles import BinaryRegression, SoftmaxRegression, central_difference
+from tests.oracles import BinaryRegression, SoftmaxRegression, central_difference, of_parameters
 
 THETA = np.random.default_rng(3).standard_normal
 
@@ -39,10 +39,7 @@ def test_linear_models_against_the_dense_truth(problem):
 
 def test_against_finite_differences_of_the_gradient(problem):
     for model in models(problem):
-
-        def gradient(theta, model=model):
-            return model.with_parameters(theta).gradient()
-
+        gradient = of_parameters(model, lambda model: model.gradient())
         truth = central_difference(gradient, model.parameters)
         np.testing.assert_allclose(model.hessian().dense(), truth, atol=1e-7)
 
@@ -92,8 +89,10 @@ def test_rows_average_to_the_whole(problem):
     for model in models(problem):
         operator = model.hessian() + 0.1
         v = np.random.default_rng(0).standard_normal(operator.shape[0])
-        each = [operator.on([row]) @ v for row in range(len(problem.x))]
-        np.testing.assert_allclose(np.mean(each, axis=0), operator @ v, atol=1e-12)
+        rows = np.arange(len(problem.x))[:, np.newaxis]
+        each = operator.on(rows) @ np.tile(v[:, np.newaxis], (len(rows), 1, 1))
+        np.testing.assert_allclose(each[5, :, 0], operator.on([5]) @ v, atol=1e-12)
+        np.testing.assert_allclose(np.mean(each, axis=0)[:, 0], operator @ v, atol=1e-12)
 
 
 def test_a_stack_of_rows_is_a_stack_of_operators(problem):

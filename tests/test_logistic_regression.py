@@ -12,7 +12,7 @@ from influence import BinaryLogisticRegression, Dataset, LogisticRegression
 from influence.linear_hessian import KroneckerInverse
 from influence.optimization import ConvergenceWarning, minimize
 from tests.conftest import Problem
-from tests.oracles import SoftmaxRegression, softmax
+from tests.oracles import SoftmaxRegression, of_parameters, softmax
 
 
 def relative_gradient(model):
@@ -62,15 +62,11 @@ def test_fit_starts_from_where_it_is(problem):
 
 def test_a_gradient_norm_that_is_not_reached_is_said(problem):
     model = problem.binary_model()
-
-    def value_and_gradient(theta):
-        at = model.with_parameters(theta)
-        return at.objective(), at.gradient()
-
+    value_and_gradient = of_parameters(model, lambda at: (at.objective(), at.gradient()))
     with pytest.warns(ConvergenceWarning, match="stopped at a gradient norm of .* above 1e-300"):
         minimize(
             value_and_gradient,
-            lambda theta: model.with_parameters(theta).hessian(),
+            of_parameters(model, lambda at: at.hessian()),
             np.zeros(5),
             1e-300,
         )

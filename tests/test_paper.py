@@ -50,12 +50,12 @@ def test_fig1(ours):
 
 
 def test_fig2(ours):
-    # The network's panel takes twenty minutes: `make figures` holds it.
+    # The 100 largest of the 500, and not the network, which takes twenty minutes: `make figures`
+    # has them.
     metrics, _ = ours(
-        fig2_leave_one_out.Fig2Config,
+        partial(fig2_leave_one_out.Fig2Config, points=100),
         lambda config: fig2_leave_one_out.compute_linear(config, load_mnist("real")),
     )
-    assert metrics["points"] == 500
     assert metrics["exact_pearson_r"] >= 0.9995
     assert metrics["exact_slope"] == pytest.approx(1, abs=0.02)
     assert metrics["lissa_pearson_r"] >= 0.99
@@ -66,16 +66,21 @@ def test_fig2(ours):
 
 
 def test_fig3(ours):
-    metrics, _ = ours(fig3_smooth_hinge.Fig3Config, fig3_smooth_hinge.compute)
+    metrics, arrays = ours(fig3_smooth_hinge.Fig3Config, fig3_smooth_hinge.compute)
+    assert (metrics["training_points"], metrics["points"]) == (11_800, 100)
     assert metrics["pearson_r_t0"] == pytest.approx(0.632, abs=0.02)
     assert metrics["pearson_r_t0.001"] == pytest.approx(0.950, abs=0.02)
     assert metrics["pearson_r_t0.1"] == pytest.approx(0.914, abs=0.02)
     assert 0.85 <= metrics["slope_t0.001"] <= 1.15
+    # The hinge itself predicts changes ten times too large.
+    assert np.abs(arrays["predicted"][0]).min() > 0.2
+    assert np.abs(arrays["actual"]).max() < 0.05
+    assert len(metrics["temperatures"]) == len(metrics["slope_by_temperature"]) == 9
 
 
 def test_fig6(ours):
-    # Eight of the forty seeds; their mean is within a few thousandths of that of all.
-    config = partial(fig6_label_fixing.Fig6Config, repeats=8)
+    # Three of the forty seeds: their mean is as near to the paper's as the issue asks of all.
+    config = partial(fig6_label_fixing.Fig6Config, repeats=3)
     metrics, _ = ours(config, fig6_label_fixing.compute)
     assert (metrics["train_documents"], metrics["test_documents"]) == (4137, 1035)
     assert metrics["clean_accuracy"] >= 0.965

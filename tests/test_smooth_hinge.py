@@ -13,7 +13,6 @@ from influence import Dataset, leave_one_out
 from influence.autodiff_hessian import AutodiffHessian
 from influence.generic_neural_net import GenericNeuralNet
 from influence.smooth_hinge import SmoothHinge, SmoothHingeLoss
-from scripts import fig3_smooth_hinge
 from tests.conftest import Problem
 from tests.oracles import central_difference
 
@@ -364,19 +363,3 @@ def test_fit_says_nothing_when_all_is_well(problem):
         warnings.simplefilter("error")
         for temperature in (0, 1e-4, 1.0):
             model_of(problem, temperature).fit()
-
-
-@pytest.mark.realdata
-def test_fig3(tmp_path):
-    config = fig3_smooth_hinge.Fig3Config(data="real", output_dir=str(tmp_path))
-    results = fig3_smooth_hinge.compute(config)
-    assert results.provenance.data == "paper"
-    ours = {name: numbers["ours"] for name, numbers in results.metrics.items()}
-    assert (ours["training_points"], ours["points"]) == (11_800, 100)
-    for temperature, paper in ((0, 0.632), (0.001, 0.950), (0.1, 0.914)):
-        assert ours[f"pearson_r_t{temperature}"] == pytest.approx(paper, abs=0.02)
-    assert 0.85 <= ours["slope_t0.001"] <= 1.15
-    # The hinge itself predicts changes ten times too large.
-    assert np.abs(results.arrays["predicted"][0]).min() > 0.2
-    assert np.abs(results.arrays["actual"]).max() < 0.05
-    assert len(ours["temperatures"]) == len(ours["slope_by_temperature"]) == 9
