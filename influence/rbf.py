@@ -33,7 +33,9 @@ def squared_distances(images, others) -> np.ndarray:
     row_norms, column_norms = np.zeros(len(rows)), np.zeros(len(columns))
     for first in range(0, rows.shape[1], _PIXELS):
         pixels = slice(first, first + _PIXELS)
-        left, right = _centred(rows[:, pixels]), _centred(columns[:, pixels])
+        left = _centred(rows[:, pixels])
+        # NumPy computes half of the product of a matrix with its own transpose.
+        right = left if others is images else _centred(columns[:, pixels])
         products += left @ right.T
         row_norms += np.square(left).sum(axis=1)
         column_norms += np.square(right).sum(axis=1)

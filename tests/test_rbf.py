@@ -25,6 +25,8 @@ def test_distances_are_exact(shape):
     found = squared_distances(images, others)
     np.testing.assert_array_equal(found, dense_distances(images, others))
     np.testing.assert_array_equal(squared_distances(others, images), found.T)
+    itself = squared_distances(images, images)
+    np.testing.assert_array_equal(itself, dense_distances(images, images))
     assert found[0, 0] == 0
 
 
