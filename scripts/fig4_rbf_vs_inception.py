@@ -24,6 +24,7 @@ PHOTOS_NAME = f"photos/{NAME}"
 MODELS = {"rbf": "RBF SVM", "inception": "Inception"}
 DOG, FISH = 0, 1
 CLASSES = {FISH: ("fish", "tab:green"), DOG: ("dogs", "tab:red")}
+# Of the most helpful images dogs are counted; of the nearest, signs that follow the class.
 TOP = 50
 # The rows of photographs, and how many there are in each.
 ROWS = {
@@ -110,12 +111,13 @@ def compute(config: Fig4Config) -> Results:
     results.add("inception_test_loss", top.losses(features, test.labels).mean(), 0.048454)
     results.add("inception_parameter_norm", np.linalg.norm(top.parameters), 4.038)
     results.add("inception_gradient_norm", np.linalg.norm(top.gradient()))
+    same = train.labels == y_test
+    nearest = np.argsort(distances, kind="stable")[:TOP]
     for model, values in influence.items():
         correlation = np.corrcoef(np.abs(values), distances)[0, 1]
         results.add(f"distance_correlation_{model}", correlation)
-    same = train.labels == y_test
-    for model, values in influence.items():
-        results.add(f"sign_follows_class_{model}", ((values > 0) == same).mean())
+        follows = ((values > 0) == same)[nearest]
+        results.add(f"sign_follows_class_nearest_{TOP}_{model}", follows.mean())
     most_helpful = np.argsort(-influence["inception"], kind="stable")[:TOP]
     results.add(f"dogs_among_top_{TOP}", int((train.labels[most_helpful] == DOG).sum()))
     return results
@@ -196,7 +198,7 @@ def _scatters(results):
             )  # fmt: skip
         axis.set(title=title, ylabel="Influence on the loss\n(positive: helpful)")
         axis.ticklabel_format(axis="y", scilimits=(-2, 2))
-    axes[0].legend(title="training images", frameon=False, markerscale=2)
+    axes[0].legend(title="Training images", frameon=False, markerscale=2, loc="lower right")
     axes[1].set_xlabel("Euclidean distance to the test image")
     return figure
 

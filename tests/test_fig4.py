@@ -76,6 +76,10 @@ def test_numbers_are_what_they_say(config):
     assert results.metrics["dogs_among_top_50"]["ours"] == dogs.sum()
     correlation = np.corrcoef(np.abs(arrays["rbf"]), distances)[0, 1]
     assert results.metrics["distance_correlation_rbf"]["ours"] == pytest.approx(correlation)
+    nearest = np.argsort(distances, kind="stable")[: fig4.TOP]
+    follows = (arrays["rbf"][nearest] > 0) == (arrays["labels"][nearest] == 1)
+    metrics = {name: value["ours"] for name, value in results.metrics.items()}
+    assert metrics["sign_follows_class_nearest_50_rbf"] == follows.mean()
     for row, model in enumerate(("rbf", "inception")):
         best = arrays[model][arrays["shown"][row]]
         np.testing.assert_array_equal(best, np.sort(arrays[model])[::-1][: fig4.COLUMNS])
