@@ -199,7 +199,7 @@ def _scatters(results):
             )  # fmt: skip
         axis.set(title=title, ylabel="Influence on the loss\n(positive: helpful)")
         axis.ticklabel_format(axis="y", scilimits=(-2, 2))
-    axes[0].legend(title="Training images", frameon=False, markerscale=2, loc="lower right")
+    axes[0].legend(title="Training images", frameon=False, markerscale=2, loc="upper right")
     axes[1].set_xlabel("Euclidean distance to the test image")
     return figure
 
