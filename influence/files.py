@@ -30,6 +30,18 @@ def write_atomically(path: Path, write: Callable) -> None:
         raise
 
 
+def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array from its file; ``compute()``, saved there, where it is missing or damaged."""
+    try:
+        with np.load(path) as saved:
+            return saved["array"]
+    except DAMAGED:
+        array = compute()
+        # In a .npz, even of one array, there is a checksum.
+        write_atomically(path, lambda file: np.savez(file, array=array))
+        return array
+
+
 def fingerprint(*parts) -> str:
     """SHA-256 of texts, arrays (with their dtypes and shapes) and sparse matrices, in this order:
     of what a saved result depends on."""

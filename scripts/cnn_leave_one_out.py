@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from influence import Adam, AllCNNC, ConjugateGradient, Dataset, GradientFlow, Proximal
 from influence.adam import AdamState, continue_without
-from influence.files import DAMAGED, fingerprint, write_atomically
+from influence.files import fingerprint, kept
 from influence.hessian import MatrixOperator
 from scripts.experiment import Results
 from scripts.loaders.mnist import Mnist
@@ -119,10 +118,10 @@ def train(config, data: Dataset, folder: Path) -> tuple[AllCNNC, AdamState]:
 
 def curvatures(model: AllCNNC, state: AdamState, folder: Path):
     """The Hessian and the Gauss-Newton matrix at the trained parameters, as matrices."""
-    path = folder / f"hessian_{_key(state.parameters, model.train.x)}.npy"
+    path = folder / f"hessian_{_key(state.parameters, model.train.x)}.npz"
     hessian = model.hessian()
     hessian.progress = True
-    matrices = _kept(path, hessian.dense), model.gauss_newton().dense()
+    matrices = kept(path, hessian.dense), model.gauss_newton().dense()
     # In float64, so that conjugate gradients reach their tolerance.
     return [MatrixOperator(matrix.astype(np.float64), len(model.train)) for matrix in matrices]
 
@@ -160,22 +159,12 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
     settings = config.scale, time, config.cnn_flow_steps, config.cnn_damping
     key = _key(repr(settings), state.parameters, model.train.x, *test)
     rows = [
-        _kept(folder / f"without_{key}_{index}.npy", lambda index=index: unit(index))
+        kept(folder / f"without_{key}_{index}.npz", lambda index=index: unit(index))
         for index in tqdm(indices, desc="retraining")
     ]
     actual, near, norms = np.transpose(rows)
     drift = np.array(change(flow.without(None)))
     return {"actual": actual, "proximal": near, "proximal_gradient_norms": norms, "drift": drift}
-
-
-def _kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array from its file, if an earlier run that was killed got so far."""
-    try:
-        return np.load(path)
-    except DAMAGED:
-        array = compute()
-        write_atomically(path, lambda file: np.save(file, array))
-        return array
 
 
 def _key(*parts) -> str:

@@ -1,4 +1,4 @@
-"""The parts of the network's experiment: its images, its schedule, what is kept of a killed run."""
+"""The parts of the network's experiment: its images, its schedule, how agreement is counted."""
 
 import dataclasses
 
@@ -43,21 +43,6 @@ def test_the_schedule(monkeypatch, tmp_path, scale, settings, images, expected):
     assert (seen["steps"], adam.learning_rate, adam.decays) == expected
     assert adam.batch_size == 500
     assert seen["model"].num_parameters == cnn.PARAMETERS
-
-
-def test_what_is_kept_is_not_computed_again(tmp_path):
-    path, calls = tmp_path / "folder" / "part.npy", []
-
-    def compute():
-        calls.append(1)
-        return np.arange(3.0)
-
-    for _ in range(2):
-        np.testing.assert_array_equal(cnn._kept(path, compute), [0, 1, 2])
-    assert len(calls) == 1
-    path.write_bytes(path.read_bytes()[:-4])
-    np.testing.assert_array_equal(cnn._kept(path, compute), [0, 1, 2])
-    assert len(calls) == 2
 
 
 def test_agreement():

@@ -15,6 +15,7 @@ from scripts import (
     fig1_components,
     fig2_leave_one_out,
     fig2_long_retraining,
+    fig4_rbf_vs_inception,
     hospital_readmission,
     reproduce,
 )
@@ -43,6 +44,13 @@ METRICS = {
         "pearson_r_t0.1",
         "slope_t0.001",
         "slope_t0.1",
+    },
+    "fig4_rbf_vs_inception": {
+        "test_index",
+        "inception_test_accuracy",
+        "distance_correlation_rbf",
+        "distance_correlation_inception",
+        "dogs_among_top_50",
     },
     "fig6_label_fixing": {
         "train_documents",
@@ -118,7 +126,8 @@ def test_results_table_has_every_number_and_the_warning(reproduction):
 def test_nothing_half_written_is_left(reproduction):
     names = {path.name for path in (reproduction[0] / "output").iterdir()}
     expected = {f"{name}.{ending}" for name in METRICS for ending in ("json", "npz")}
-    assert names == expected | {"documents"}  # the lemmas, kept for the next run
+    # Lemmas, features and distances, kept for the next run.
+    assert names == expected | {"documents", "dogfish"}
 
 
 def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
@@ -197,6 +206,9 @@ def test_defaults_are_the_papers():
     assert fig2.PAPER == {"cnn_steps": 500_000, "cnn_rate": 1e-4}
     assert (fig1.test_index, fig1.weight_decay) == (30, 0.01)
     assert hospital_readmission.HospitalConfig().weight_decay == 1e-4
+    fig4 = fig4_rbf_vs_inception.Fig4Config()
+    assert (fig4.test_index, fig4.image_side, fig4.gamma) == (462, 299, 0.05)
+    assert (fig4.weight_decay, fig4.temperature) == (0.001, 0.001)
 
 
 @dataclasses.dataclass(frozen=True)

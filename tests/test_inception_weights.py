@@ -60,14 +60,23 @@ def test_a_download_goes_to_the_weights_folder(folders, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("download", [True, False])
-def test_without_any_file_the_weights_are_random_and_said(capsys, monkeypatch, download):
-    if not download:
-        monkeypatch.setattr(registry, "fetch", lambda *_: pytest.fail("asked the network"))
-    assert load_inception(download) == InceptionWeights(None, "random", None)
+def test_without_any_file_the_weights_are_random_and_said(capsys):
+    assert load_inception() == InceptionWeights(None, "random", None)
     printed = capsys.readouterr().out
     assert "RANDOM WEIGHTS" in printed
     assert "official.h5" in printed
+
+
+def test_real_weights_are_never_random():
+    with pytest.raises(DataError, match="official.h5 is not there"):
+        load_inception("real")
+
+
+def test_those_of_the_stand_in_are_random_whatever_lies_there(folders, capsys, monkeypatch):
+    monkeypatch.setattr(registry, "fetch", lambda *_: pytest.fail("asked the network"))
+    (folders / "inception" / "official.h5").write_bytes(OFFICIAL)
+    assert load_inception("stand-in") == InceptionWeights(None, "random", None)
+    assert "RANDOM WEIGHTS" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["official.h5", "stand_in.weights.h5"])

@@ -24,30 +24,34 @@ class InceptionWeights:
     checksum: str | None
 
 
-def load_inception(download: bool = True) -> InceptionWeights:
+def load_inception(choice: str = "auto") -> InceptionWeights:
     """The official weights from ``inception/`` or ``INFLUENCE_DATA``, else those that stand in for
     them from the same places, else a download of the official ones into ``inception/``, else none.
 
     Anything but the official weights is said loudly.
 
     Args:
-        download: False never asks the network.
+        choice: "auto"; "real" never gives random weights; "stand-in" always does, because they go
+            with stand-in images and are everywhere the same.
 
     Raises:
-        DataError: a file is there and is not what it should be.
+        DataError: a file is there and is not what it should be, or, with "real", there is none.
     """
-    for file, kind in ((INCEPTION, "official"), (INCEPTION_STAND_IN, "stand-in")):
-        path = registry.find(file, registry.INCEPTION_FOLDER)
-        if path is not None:
+    problem = "as asked for."
+    if choice != "stand-in":
+        for file, kind in ((INCEPTION, "official"), (INCEPTION_STAND_IN, "stand-in")):
+            path = registry.find(file, registry.INCEPTION_FOLDER)
+            if path is None:
+                continue
             file.verified(path)
             if kind == "stand-in":
                 print(f"\n*** STAND-IN WEIGHTS for Inception v3, {path.name}: not the paper's.\n")
             return _weights(path, file, kind)
-    problem = f"{INCEPTION.name} is not there."
-    if download:
         try:
             registry.fetch(INCEPTION, registry.INCEPTION_FOLDER)
         except MissingError as error:
+            if choice == "real":
+                raise
             problem = str(error)
         else:
             return _weights(registry.INCEPTION_FOLDER / INCEPTION.name, INCEPTION, "official")
