@@ -25,7 +25,7 @@ from influence.solution import (
     relative_residual,
 )
 
-__all__ = ["CholeskyFactor", "ConjugateGradient", "Exact", "Lissa"]
+__all__ = ["CholeskyFactor", "ConjugateGradient", "Exact", "KeptFactor", "Lissa"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,37 @@ class CholeskyFactor:
             self._factor, block.astype(self.dtype, copy=False), check_finite=False
         )
         return solved.astype(block.dtype, copy=False)
+
+
+class KeptFactor:
+    """The Cholesky factor of an operator that changes a little from solve to solve, as a
+    preconditioner: ``ConjugateGradient(preconditioner=kept(operator))``.
+
+    It is made from the first operator, serves the next ones, and is made again from the operator
+    of the solve after one that took more than ``patience`` products. An old factor costs products,
+    never digits: conjugate gradients solve with the operator itself.
+
+    Attributes:
+        patience: products of a solve above which a new factor is cheaper.
+        made: factors made so far.
+    """
+
+    def __init__(self, patience: int = 15):
+        self.patience, self.made = patience, 0
+        self._factor, self._products = None, 0
+
+    def __call__(self, operator) -> KeptFactor:
+        """The preconditioner for a solve with ``operator``."""
+        if self._factor is None or self._products > self.patience:
+            # In float32: half the memory to read in every product, and rounding does not matter.
+            self._factor = CholeskyFactor(operator.dense().astype(np.float32))
+            self.made += 1
+        self._products = 0
+        return self
+
+    def __matmul__(self, block):
+        self._products += 1
+        return self._factor @ block
 
 
 def _not_positive_definite(matrix: np.ndarray) -> str:
