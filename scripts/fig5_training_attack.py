@@ -81,6 +81,7 @@ def compute(config: Fig5Config) -> Results:
     results.add("correct", len(correct), 591)
     results.add("tests", len(chosen), 591)
     results.add("test_indices", chosen)
+    results.add("steps", config.steps, 100)
     needed = np.array([int(unit["needed"]) for unit in units])
     results.arrays["needed"] = needed
     results.add("images_needed", needed)
@@ -138,7 +139,7 @@ def choose(problem: Problem, count: int) -> np.ndarray:
     """``count`` of the test images that are classified correctly, 0 for all, at random: the first
     of a larger choice are those of a smaller one."""
     random = np.random.RandomState(problem.config.seed)
-    return random.permutation(problem.correct())[: count or None]
+    return random.permutation(problem.correct())[: count if count > 0 else None]
 
 
 def nearest_group(features, labels, correct, size: int) -> np.ndarray:

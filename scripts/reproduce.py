@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "fig1_components": "Figure 1: components of influence",
     "fig2_leave_one_out": "Figure 2: leave-one-out retraining",
     "fig3_smooth_hinge": "Figure 3: a loss that is not differentiable",
+    "fig5_training_attack": "Figure 5: training-set attacks",
     "fig6_label_fixing": "Figure 6: fixing mislabelled e-mail",
     "hospital_readmission": "Section 5.3: hospital readmission",
 }
