@@ -23,15 +23,16 @@ NAME = "fig5_training_attack"
 COUNTS = (1, 2, 3, 5, 10)
 # Of the paper's 591 test images, by how many training images changed.
 PAPER_SHARES = {1: 335 / 591, 2: 0.77, 10: 590 / 591}
-# The stand-in's crops, and the steps that its features of random weights are worth.
-STAND_IN_SIDE, STAND_IN_STEPS = 75, 20
+# Of the stand-in: pixels of a side, as its crops have; and few steps, as its features of random
+# weights mean nothing, but long ones, so that they still reach the edge of the box.
+STAND_IN_SIDE, STAND_IN_STEPS, STAND_IN_STEP_SIZE = 75, 5, 0.1
 
 
 @dataclass(frozen=True)
 class Fig5Config(Config):
     """Figure 5 of the paper: training-set attacks.
 
-    On the stand-in at most 20 steps an attack are taken.
+    On the stand-in an attack takes at most 5 steps, of 0.1 grey levels, on images of 75 pixels.
 
     Attributes:
         tests: test images to attack one by one, a random choice of those that are classified
@@ -117,7 +118,9 @@ def prepare(config: Fig5Config) -> tuple[Problem, InceptionWeights]:
         weights = InceptionWeights(None, "random", None)
         config = dataclasses.replace(
             config,
+            step_size=STAND_IN_STEP_SIZE,
             steps=min(config.steps, STAND_IN_STEPS),
+            multi_step_size=STAND_IN_STEP_SIZE,
             multi_steps=min(config.multi_steps, STAND_IN_STEPS),
         )
     else:
@@ -188,6 +191,8 @@ def plot(results: Results) -> dict[str, plt.Figure]:
         axis = axes["loss" if name == "losses" else "wrong"]
         axis.plot(results.arrays[f"multi_{name}"], color="tab:red")
         axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+    axes["wrong"].set_ylim(top=group)
     axes["loss"].tick_params(labelbottom=False)
     axes["loss"].set_title(f"One training image against {group} test images")
     axes["wrong"].set_xlabel("Step")
@@ -215,7 +220,7 @@ def draw_shares(axis, results: Results) -> None:
     axis.set(
         xlabel="Training images changed", ylabel="Share of test images flipped", ylim=(0, 1.03)
     )
-    axis.legend(loc="lower right", frameon=False, fontsize="small")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize="small")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_what_is_on_disk_is_what_is_checked(config):
     assert results.metrics["changed_after_rounding"]["ours"] == 0
     problem, _ = fig5_training_attack.prepare(config)
     test = int(results.metrics["test_indices"]["ours"][0])
-    [path] = [problem.path("single", test, config.step_size, config.steps)]
+    [path] = [problem.path("single", test, problem.config.step_size, config.steps)]
     unit = training_attacks.saved(path)
     originals = problem.data.train.x[unit["indices"]]
     np.testing.assert_array_equal(eight_bits(unit["images"]), originals)
