@@ -70,6 +70,21 @@ class Dataset:
         changed[indices] = labels
         return Dataset(self.x, changed, self.scale)
 
+    def moved(self, indices, x) -> Dataset:
+        """The same labels, with the points ``x`` [k, ...] at ``indices``, one or several."""
+        indices = check_indices(indices, len(self))
+        if scipy.sparse.issparse(self.x):
+            raise ValueError("Sparse points cannot be moved: use x.toarray().")
+        x = check_inputs(x, self.x.shape[1:], "x")
+        if len(x) != len(indices):
+            raise ValueError(f"There are {len(indices)} indices and {len(x)} points for them.")
+        if not np.can_cast(x.dtype, self.x.dtype, "same_kind"):
+            raise ValueError(f"Points of dtype {x.dtype} do not fit into {self.x.dtype}.")
+        changed = self.x.copy()
+        changed[indices] = x
+        changed.flags.writeable = False
+        return Dataset(changed, self.labels, self.scale)
+
     def where(self, mask) -> Dataset:
         """The points at which ``mask`` [n] is true, in their order."""
         mask = np.asarray(mask)

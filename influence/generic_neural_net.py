@@ -143,9 +143,7 @@ class GenericNeuralNet(Objective):
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         x, labels = self._train_points(check_indices(train_indices, len(self.train)))
         s_test = tf.constant(s_test[:, np.newaxis], self.dtype)
-        return self._call("_traced_input_gradient", "normal", x, labels, s_test).numpy() / len(
-            self.train
-        )
+        return self._input_gradients(x, labels, s_test) / len(self.train)
 
     def self_influence(
         self, *, solver=None, curvature=None, train_indices=None, strict=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -83,10 +84,8 @@ class BinaryInceptionModel:
         self.cache_folder = None if cache_folder is None else Path(cache_folder)
         self.batch_size, self.progress = batch_size, progress
         pixels = tf.TensorSpec([None, *self._shape], self.backbone.inputs[0].dtype)
-        features = tf.TensorSpec([None, self.num_features], self.backbone.outputs[0].dtype)
         # A signature with an open first axis: one trace, whatever the number of images.
         self._forward = tf.function(self._traced_features, input_signature=[pixels])
-        self._backward = tf.function(self._traced_gradient, input_signature=[pixels, features])
 
     @property
     def num_features(self) -> int:
@@ -161,12 +160,38 @@ class BinaryInceptionModel:
                 f"feature_gradients must be {[len(images), self.num_features]}, a row an image; "
                 f"their shape is {gradients.shape}."
             )
-        gradients = gradients.astype(self.backbone.outputs[0].dtype)
+        # A batch at a time, so that no more has to be kept between the two passes.
         parts = [
-            self._backward(self._pixels(images[batch]), gradients[batch]).numpy()
+            self.features_and_pullback(images[batch])[1](gradients[batch])
             for batch in self._batches(images)
         ]
         return np.concatenate(parts)
+
+    def features_and_pullback(self, images) -> tuple[np.ndarray, Callable]:
+        """φ of images [k, side, side, 3], and what takes gradients there back to the pixels.
+
+        One forward pass now, and one backward pass when ``pullback(g)``, g [k, f], is called,
+        once: gᵢᵀ ∂φ/∂x of every image, [k, side, side, 3]. Until then what the backward pass
+        needs is kept, for Inception 0.2 GB an image.
+        """
+        images = self._check_images(images, "images")
+        passes = []
+        for batch in self._batches(images):
+            pixels = tf.constant(self._pixels(images[batch]))
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(pixels)
+                features = self._forward(pixels)
+            passes.append((tape, pixels, features))
+
+        def pullback(gradients):
+            gradients = tf.cast(gradients, passes[0][2].dtype)
+            parts = [
+                tape.gradient(features, pixels, output_gradients=gradients[batch]).numpy()
+                for batch, (tape, pixels, features) in zip(self._batches(images), passes)
+            ]
+            return np.concatenate(parts)
+
+        return np.concatenate([features.numpy() for _, _, features in passes]), pullback
 
     # How it is done.
 
@@ -209,13 +234,15 @@ class BinaryInceptionModel:
         return np.concatenate([self._forward(self._pixels(images[b])).numpy() for b in batches])
 
     def _traced_features(self, pixels):
-        return self.backbone(pixels, training=False)
-
-    def _traced_gradient(self, pixels, gradients):
-        with tf.GradientTape() as tape:
-            tape.watch(pixels)
-            features = self._traced_features(pixels)
-        return tape.gradient(features, pixels, output_gradients=gradients)
+        # Without this a tape outside would differentiate with respect to the weights, too.
+        weights, statistics = (
+            [tf.stop_gradient(variable) for variable in variables]
+            for variables in (
+                self.backbone.trainable_variables,
+                self.backbone.non_trainable_variables,
+            )
+        )
+        return self.backbone.stateless_call(weights, statistics, pixels, training=False)[0]
 
     @functools.cached_property
     def _backbone_digest(self):

@@ -196,6 +196,23 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         gradient = x[:, :, tf.newaxis] * slopes[:, tf.newaxis, :]
         return tf.reshape(gradient, [-1, tf.shape(x)[1] * c])
 
+    @function(x_spec, labels_spec, matrix, matrix)
+    def input_gradients(x, labels, w, direction):
+        """∇_x of ∇L(z_i)ᵀ direction for one direction [d·c, 1]: [n, d]."""
+        along = tf.reshape(direction, tf.shape(w))
+
+        def of_batch(x, labels):
+            x = convert(x)
+            z, u = x @ w, x @ along
+            second = loss.curvature_product(loss.curvature(z, labels), u[:, :, tf.newaxis])
+            return tf.matmul(second[:, :, 0], w, transpose_b=True) + tf.matmul(
+                loss.slopes(z, labels), along, transpose_b=True
+            )
+
+        return map_over_batches(
+            of_batch, (x, labels), batch_size, tf.TensorSpec([None, None], dtype)
+        )
+
     return SimpleNamespace(
         value_and_gradient=value_and_gradient,
         gradients_at=gradients_at,
@@ -208,4 +225,5 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         kronecker_factors=kronecker_factors,
         directional_derivatives=directional_derivatives,
         gradients=gradients,
+        input_gradients=input_gradients,
     )

@@ -49,9 +49,14 @@ class LinearModel(GenericNeuralNet):
         """(λ/2)‖W‖²."""
         return self.weight_decay / 2 * tf.reduce_sum(tf.square(self.weights))
 
-    def fit(self):
+    def fit(self, preconditioner=None, gradient_norm: float | None = None):
         """Minimise in float64, whatever the model's dtype, to a gradient norm of 1e-10 of that
         at θ = 0 (1e-7 for a float32 model): L-BFGS, then Newton's method with the exact Hessian.
+
+        Args:
+            preconditioner: operator -> approximate inverse, such as a ``KeptInverse``, for
+                refits that start near their optimum: Newton's method at once, without L-BFGS.
+            gradient_norm: to reach, instead of that one.
 
         Warns:
             ConvergenceWarning: the gradient norm was not reached.
@@ -63,13 +68,16 @@ class LinearModel(GenericNeuralNet):
             weights = self._as_weights(theta)
             return LinearHessian(functions, x, labels, weights, self.weight_decay, self.loss)
 
-        _, at_zero = self._value_and_gradient(np.zeros(self.num_parameters))
+        if gradient_norm is None:
+            _, at_zero = self._value_and_gradient(np.zeros(self.num_parameters))
+            gradient_norm = FIT_TOLERANCE[str(self.dtype)] * np.linalg.norm(at_zero)
         self.parameters = minimize(
             self._value_and_gradient,
             hessian,
             self.parameters.astype(np.float64),
-            FIT_TOLERANCE[str(self.dtype)] * np.linalg.norm(at_zero),
-            preconditioner=lambda operator: operator.kronecker_inverse(),
+            gradient_norm,
+            preconditioner or LinearHessian.kronecker_inverse,
+            near=preconditioner is not None,
         )
         return self
 
@@ -212,3 +220,20 @@ class LinearModel(GenericNeuralNet):
             return super()._gradients(loss, x, labels)
         x = self._rows(x, self.train.scale)
         return self._functions(self.dtype, x.dtype).gradients(x, labels, self.weights).numpy()
+
+    def _mean_gradient(self, loss, x, labels):
+        if loss != "normal" or scipy.sparse.issparse(x):
+            return super()._mean_gradient(loss, x, labels)
+        x = self._rows(x, self.train.scale)
+        functions = self._functions(self.dtype, x.dtype)
+        _, total = functions.value_and_gradient(x, labels, self.weights)
+        return total.numpy().ravel() / len(labels)
+
+    def _input_gradients(self, x, labels, direction):
+        if scipy.sparse.issparse(x):
+            return super()._input_gradients(x, labels, direction)
+        rows = self._rows(x, self.train.scale)
+        functions = self._functions(self.dtype, rows.dtype)
+        gradients = functions.input_gradients(rows, labels, self.weights, direction).numpy()
+        # Without what a subclass appends to a row.
+        return gradients[:, : x.shape[1:].num_elements()].reshape(x.shape)

@@ -174,7 +174,7 @@ class Objective(abc.ABC):
             raise ValueError(f'reduction must be None or "mean", not {reduction!r}.')
         points = self._points(x_test, y_test, "x_test", "y_test")
         if reduction == "mean":
-            return self._call("_traced_mean_gradient", loss, *points).numpy()
+            return self._mean_gradient(loss, *points)
         return self._gradients(loss, *points).T
 
     # How it is done.
@@ -189,6 +189,14 @@ class Objective(abc.ABC):
     def _gradients(self, loss, x, labels) -> np.ndarray:
         """∇L of every one of these points, [m, p]."""
         return self._call("_traced_gradients", loss, x, labels).numpy()
+
+    def _mean_gradient(self, loss, x, labels) -> np.ndarray:
+        """The mean of ∇L of these points, [p]."""
+        return self._call("_traced_mean_gradient", loss, x, labels).numpy()
+
+    def _input_gradients(self, x, labels, direction: tf.Tensor) -> np.ndarray:
+        """∇_x of ∇L(z_i)ᵀ ``direction`` [p, 1] of these points, in converted units: [q, ...]."""
+        return self._call("_traced_input_gradient", "normal", x, labels, direction).numpy()
 
     def _regularization_gradient(self) -> np.ndarray:
         with tf.GradientTape() as tape:

@@ -21,7 +21,9 @@ class ConvergenceWarning(UserWarning):
     """A fit stopped above the gradient norm that it promises."""
 
 
-def minimize(value_and_gradient, hessian, theta, tolerance, preconditioner=None) -> np.ndarray:
+def minimize(
+    value_and_gradient, hessian, theta, tolerance, preconditioner=None, near=False
+) -> np.ndarray:
     """The minimiser [p], float64: L-BFGS while it is cheap, then Newton with a line search.
 
     Args:
@@ -30,11 +32,13 @@ def minimize(value_and_gradient, hessian, theta, tolerance, preconditioner=None)
         theta: where to start, [p].
         tolerance: the gradient norm to reach.
         preconditioner: operator -> approximate inverse, for the conjugate gradients.
+        near: ``theta`` is near the minimiser: Newton's method at once, without L-BFGS.
 
     Warns:
         ConvergenceWarning: the gradient norm was not reached.
     """
-    theta = _lbfgs(value_and_gradient, theta, tolerance)
+    if not near:
+        theta = _lbfgs(value_and_gradient, theta, tolerance)
     value, gradient = value_and_gradient(theta)
     for _ in range(MAX_NEWTON_STEPS):
         norm = np.linalg.norm(gradient)

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.linalg
+import tensorflow as tf
 
 from influence.lissa import Lissa
 from influence.solution import (
@@ -25,7 +26,7 @@ from influence.solution import (
     relative_residual,
 )
 
-__all__ = ["CholeskyFactor", "ConjugateGradient", "Exact", "Lissa"]
+__all__ = ["CholeskyFactor", "ConjugateGradient", "Exact", "InverseMatrix", "KeptInverse", "Lissa"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,52 @@ class CholeskyFactor:
             self._factor, block.astype(self.dtype, copy=False), check_finite=False
         )
         return solved.astype(block.dtype, copy=False)
+
+
+class InverseMatrix:
+    """The inverse of a positive definite matrix [p, p], entry by entry, to precondition with.
+
+    A product reads it once and on all cores; the triangular solves of a factor run on one.
+    """
+
+    def __init__(self, matrix: np.ndarray):
+        inverse = CholeskyFactor(matrix) @ np.eye(len(matrix), dtype=matrix.dtype)
+        # A tensor, because BLAS threads that wait for NumPy's next call slow down TensorFlow's.
+        self._inverse = tf.constant(inverse)
+
+    def __matmul__(self, block):
+        columns = tf.reshape(tf.constant(block, self._inverse.dtype), [len(self._inverse), -1])
+        return (self._inverse @ columns).numpy().reshape(np.shape(block))
+
+
+class KeptInverse:
+    """The inverse of an operator that changes a little from solve to solve, as a preconditioner:
+    ``ConjugateGradient(preconditioner=kept(operator))``.
+
+    It is made from the first operator, serves the next ones, and is made again from the operator
+    of the solve after one that took more than ``patience`` products. An old inverse costs
+    products, never digits: conjugate gradients solve with the operator itself.
+
+    Attributes:
+        patience: products of a solve above which a new inverse is cheaper.
+        made: inverses made so far.
+    """
+
+    def __init__(self, patience: int = 15):
+        self.patience, self.made = patience, 0
+        self._inverse, self._products = None, 0
+
+    def __call__(self, operator) -> KeptInverse:
+        """The preconditioner for a solve with ``operator``."""
+        if self._inverse is None or self._products > self.patience:
+            self._inverse = InverseMatrix(operator.dense())
+            self.made += 1
+        self._products = 0
+        return self
+
+    def __matmul__(self, block):
+        self._products += 1
+        return self._inverse @ block
 
 
 def _not_positive_definite(matrix: np.ndarray) -> str:

@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "fig2_leave_one_out": "Figure 2: leave-one-out retraining",
     "fig3_smooth_hinge": "Figure 3: a loss that is not differentiable",
     "fig4_rbf_vs_inception": "Figure 4: an RBF SVM and Inception",
+    "fig5_training_attack": "Figure 5: training-set attacks",
     "fig6_label_fixing": "Figure 6: fixing mislabelled e-mail",
     "hospital_readmission": "Section 5.3: hospital readmission",
 }

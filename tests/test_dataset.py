@@ -67,6 +67,32 @@ def test_without_relabelled_and_where_return_new_ones():
     assert {part.scale for part in (data.without(0), data.relabelled(0, 1))} == {0.5}
 
 
+def test_moved_points_keep_their_labels():
+    data = Dataset(X, LABELS, scale=0.5)
+    moved = data.moved([2, 0], np.array([[1, 2, 3], [4, 5, 6]]))
+    np.testing.assert_array_equal(moved.x, [[4, 5, 6], X[1], [1, 2, 3], X[3]])
+    np.testing.assert_array_equal(moved.labels, LABELS)
+    assert moved.scale == 0.5
+    np.testing.assert_array_equal(data.x, X)
+    np.testing.assert_array_equal(data.moved(1, X[3]).x[1], X[3])
+
+
+@pytest.mark.parametrize(
+    ("indices", "x", "message"),
+    [
+        ([0, 1], X[:1], "2 indices and 1 points"),
+        ([0], np.ones((1, 4)), r"\[m, 3\]"),
+        ([4], X[:1], "4 at position 0"),
+        ([0], np.full((1, 3), np.nan), "must be finite"),
+        ([0], np.full((1, 3), 0.5), "dtype float64 do not fit into uint8"),
+    ],
+)
+def test_points_that_cannot_be_moved(indices, x, message):
+    data = Dataset(X.astype(np.uint8) if "uint8" in message else X, LABELS)
+    with pytest.raises(ValueError, match=message):
+        data.moved(indices, x)
+
+
 @pytest.mark.parametrize(
     ("indices", "message"),
     [(4, "0..3; 4 at position 0"), ([1, -1], "-1 at position 1"), ([2, 0, 2], "2 occurs twice")],

@@ -18,6 +18,7 @@ from scripts import (
     fig2_leave_one_out,
     fig2_long_retraining,
     fig4_rbf_vs_inception,
+    fig5_training_attack,
     hospital_readmission,
     reproduce,
 )
@@ -50,6 +51,17 @@ METRICS = {
         "distance_correlation_rbf",
         "distance_correlation_inception",
         "dogs_among_top_50",
+    },
+    "fig5_training_attack": {
+        "tests",
+        "correct",
+        "flipped_one",
+        "flipped_two",
+        "flipped_ten",
+        "changed_after_rounding",
+        "confirmed_from_scratch",
+        "multi_tests",
+        "multi_flipped",
     },
     "fig6_label_fixing": {
         "train_documents",
@@ -125,8 +137,8 @@ def test_results_table_has_every_number_and_the_warning(reproduction):
 def test_nothing_half_written_is_left(reproduction):
     names = {path.name for path in (reproduction[0] / "output").iterdir()}
     expected = {f"{name}.{ending}" for name in METRICS for ending in ("json", "npz")}
-    # Lemmas, features and distances, kept for the next run.
-    assert names == expected | {"documents", "dogfish"}
+    # Kept for the next run: the lemmas, the features, the attacked images.
+    assert names == expected | {"documents", "dogfish", "fig5_training_attack"}
 
 
 def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
@@ -192,6 +204,14 @@ def test_flips_are_found_on_the_stand_in(reproduction):
     assert metrics["accuracy_influence"][-1] > metrics["flipped_accuracy"]
 
 
+def test_attacks_change_nothing_that_eight_bits_can_see(reproduction):
+    path = reproduction[0] / "output" / "fig5_training_attack.json"
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics["changed_after_rounding"]["ours"] == 0
+    assert metrics["confirmed_from_scratch"]["ours"] == metrics["flipped_ten"]["ours"]
+    assert metrics["multi_loss_after"]["ours"] > metrics["multi_loss_before"]["ours"]
+
+
 def test_plot_only_draws_the_same_figure(reproduction, tmp_path):
     folder = reproduction[0]
     run(
@@ -223,6 +243,11 @@ def test_defaults_are_the_papers():
     fig4 = fig4_rbf_vs_inception.Fig4Config()
     assert (fig4.test_index, fig4.image_side, fig4.gamma) == (462, 299, 0.05)
     assert (fig4.weight_decay, fig4.temperature) == (0.001, 0.001)
+    fig5 = fig5_training_attack.Fig5Config()
+    assert (fig5.image_side, fig5.weight_decay) == (299, 0.001)
+    assert (fig5.step_size, fig5.steps, fig5.multi_step_size) == (0.02, 100, 0.005)
+    assert fig5.multi_tests == 30
+    assert fig5.PAPER == {"tests": 0, "multi_steps": 2000}
 
 
 @dataclasses.dataclass(frozen=True)

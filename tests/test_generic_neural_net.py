@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from influence import ConjugateGradient, Dataset, Exact, Lissa, SolverError, SolverWarning
 from influence.generic_neural_net import GenericNeuralNet
@@ -120,6 +121,13 @@ def test_linear_overrides_are_the_generic_ones(problem):
             atol=1e-12,
         )
         np.testing.assert_allclose(model.gradient(), GenericNeuralNet.gradient(model), atol=1e-12)
+        direction = tf.constant(block[:, :1])
+        for name, arguments in (
+            ("_mean_gradient", ("normal", *points)),
+            ("_input_gradients", (*points, direction)),
+        ):
+            generic = getattr(GenericNeuralNet, name)(model, *arguments)
+            np.testing.assert_allclose(getattr(model, name)(*arguments), generic, atol=1e-12)
 
 
 def test_solvers_agree(problem):

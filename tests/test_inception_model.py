@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from influence import BinaryInceptionModel, Dataset
 from tests.networks import DECAY, FEATURES, SIDE, make, network, phi, photographs
@@ -116,7 +117,32 @@ def test_nothing_is_traced_twice():
         model.features((images / 127.5 - 1).astype(np.float32))
         model.pixel_gradient(images, np.ones((number, FEATURES), np.float32))
     assert model._forward.experimental_get_tracing_count() == 1
-    assert model._backward.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_features_with_their_pullback(dtype):
+    model = make(backbone=network(dtype), batch_size=4)
+    images = model.train.x[:9]
+    features, pullback = model.features_and_pullback(images)
+    np.testing.assert_allclose(features, model.features(images), rtol=1e-5)
+    pixels, directions = tf.constant(images / 127.5 - 1, dtype), np.ones((9, FEATURES))
+    with tf.GradientTape() as tape:
+        tape.watch(pixels)
+        total = tf.reduce_sum(model.backbone(pixels, training=False))
+    expected = tape.gradient(total, pixels).numpy()
+    found = pullback(directions)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_backward_pass_is_of_the_pixels_alone():
+    # One for the weights would take as long again.
+    model = make()
+    with tf.GradientTape() as tape:
+        features = model._forward(tf.zeros([1, SIDE, SIDE, 3], tf.float64))
+    gradients = tape.gradient(features, model.backbone.trainable_variables)
+    assert gradients
+    assert all(gradient is None for gradient in gradients)
 
 
 def test_the_top_may_have_more_digits_than_the_network(probes):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from influence import ConjugateGradient, Exact, Lissa, SolverError, SolverWarning
 from influence.hessian import MatrixOperator
+from influence.solvers import KeptInverse
 
 
 def spd(p=12, condition=1e3, seed=0):
@@ -111,6 +112,23 @@ def test_a_perfect_preconditioner_needs_one_step():
     solver = ConjugateGradient(1e-8, preconditioner=Exact().factor(matrix))
     assert solver.solve(matrix, np.ones(12)).iterations == 1
     assert plain.iterations > 5
+
+
+def test_a_kept_inverse_is_made_again_when_it_has_become_stale():
+    kept, v = KeptInverse(patience=4), np.ones(12)
+    matrices = [spd(seed=seed) for seed in (0, 0, 1, 1)]
+    matrices[1] = 1.01 * matrices[1]
+    made, iterations = [], []
+    for matrix in matrices:
+        operator = MatrixOperator(matrix, 12)
+        solution = ConjugateGradient(1e-10, preconditioner=kept(operator)).solve(operator, v)
+        np.testing.assert_allclose(solution.x, np.linalg.solve(matrix, v), rtol=1e-6)
+        made.append(kept.made)
+        iterations.append(solution.iterations)
+    # Its own matrix and one like it; another, where it fails; that one again, with its own.
+    assert made == [1, 1, 1, 2]
+    assert max(iterations[:2]) <= 4 < iterations[2]
+    assert iterations[3] <= 4
 
 
 @pytest.mark.parametrize("strict", [False, True])

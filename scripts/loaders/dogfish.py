@@ -64,7 +64,9 @@ class Dogfish:
     provenance: Provenance
 
 
-def load_dogfish(choice: str = "auto", side: int = SIDE) -> Dogfish:
+def load_dogfish(
+    choice: str = "auto", side: int = SIDE, stand_in_side: int | None = None
+) -> Dogfish:
     """900 + 900 training and 300 + 300 test images, or the smaller stand-in.
 
     The authors' arrays where they lie in ``data/`` or ``INFLUENCE_DATA``; else the first images by
@@ -73,6 +75,7 @@ def load_dogfish(choice: str = "auto", side: int = SIDE) -> Dogfish:
     Args:
         choice: as in ``registry.load``.
         side: images are resized to this many pixels, bilinearly, and rounded to eight bits.
+        stand_in_side: the same of the stand-in, whose crops have 75; None takes ``side``.
 
     Raises:
         DataError: names the file, what is wrong, and what to do.
@@ -86,6 +89,7 @@ def load_dogfish(choice: str = "auto", side: int = SIDE) -> Dogfish:
     if provenance.data == "stand-in":
         source = f"crops of scikit-learn's {' and '.join(_PHOTOGRAPHS)}"
         sizes = STAND_IN_TRAIN, STAND_IN_TEST
+        side = side if stand_in_side is None else stand_in_side
     else:
         source = f"Imagenette's English springers and tench, {archive.name}"
         print(f"\n*** SUBSTITUTE DATA: {source}, for the paper's dogs and fish.\n")
