@@ -54,7 +54,7 @@ class Fig6Config(Config):
     flips: bool = False
     jobs: int = os.cpu_count() or 1
 
-    QUICK: ClassVar[dict] = {"repeats": 2}
+    QUICK: ClassVar[dict] = {"repeats": 2, "jobs": 1}
 
 
 @dataclass(frozen=True)

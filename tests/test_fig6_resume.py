@@ -29,9 +29,9 @@ def undisturbed(tmp_path_factory):
 def test_killed_and_started_again_with_two_processes(undisturbed, tmp_path):
     # The lemmas are kept from run to run, and not what is tested here.
     shutil.copytree(undisturbed / "documents", tmp_path / "documents")
-    # A session of its own, so that its workers are killed with it.
+    # A session of its own, so that all it started is killed with it.
     running = subprocess.Popen(
-        command(tmp_path, jobs=2),
+        command(tmp_path, jobs=1),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
