@@ -16,7 +16,7 @@ from scripts.loaders.mnist import Mnist
 
 PARAMETERS = 2616
 # The stand-in has fewer images, with as many passes over them, and fewer points.
-_STAND_IN_IMAGES, _STAND_IN_POINTS = 550, 10
+_STAND_IN_IMAGES, _STAND_IN_POINTS = 275, 10
 _SEED = 0
 # The last learning rate of the paper's schedule, which its retraining goes on with.
 _RETRAINING_RATE = 1e-6
