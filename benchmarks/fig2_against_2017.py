@@ -127,9 +127,9 @@ def make_release(train, model, dtype) -> Release:
 
 def report(name, release, ours, note):
     """One line of the table."""
-    print(
-        f"| {name} | {release:.3g} s | {ours:.3g} s | {release / ours:.2g}× | {note} |", flush=True
-    )
+    ratio = release / ours
+    shown = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+    print(f"| {name} | {release:.3g} s | {ours:.3g} s | {shown}× | {note} |", flush=True)
 
 
 def compare(data: str, sample: int, refits: int) -> None:
