@@ -30,6 +30,15 @@ def write_atomically(path: Path, write: Callable) -> None:
         raise
 
 
+def saved_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a .npz by name; None where the file is missing or damaged."""
+    try:
+        with np.load(path) as saved:
+            return dict(saved)
+    except DAMAGED:
+        return None
+
+
 def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """An array from its file; ``compute()``, saved there, where it is missing or damaged."""
     try:

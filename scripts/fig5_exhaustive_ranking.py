@@ -12,11 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from influence.files import write_atomically
+from influence.files import saved_arrays, write_atomically
 from influence.poisoning import preselect, rank
 from scripts.experiment import Config, Results, run
 from scripts.fig5_training_attack import Fig5Config, choose, prepare
-from scripts.training_attacks import saved
 
 NAME = "fig5_exhaustive_ranking"
 
@@ -49,7 +48,7 @@ def compute(config: RankingConfig) -> Results:
     for test in tqdm(chosen, desc="test images"):
         point = problem.point(test)
         path = problem.path("ranking", test)
-        unit = saved(path)
+        unit = saved_arrays(path)
         if unit is None:
             order, norms = rank(model, everybody, *point, progress=True)
             unit = {"order": order, "norms": norms}

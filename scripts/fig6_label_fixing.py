@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from influence import BinaryLogisticRegression, Dataset
-from influence.files import DAMAGED, fingerprint, write_atomically
+from influence.files import fingerprint, saved_arrays, write_atomically
 from influence.label_fixing import fix_and_refit, most_suspicious, suspicion
 from influence.text import clean_documents, count_words
 from scripts.experiment import Config, Results, run
@@ -115,11 +115,9 @@ def finished_repeat(problem: Problem, level: int, repeat: int) -> dict[str, np.n
     settings = repr(problem.weight_decay)
     key = fingerprint(settings, problem.train.x, problem.train.labels)[:16]
     path = problem.folder / f"{key}_{level}_{repeat}.npz"
-    try:
-        with np.load(path) as saved:
-            return dict(saved)
-    except DAMAGED:
-        pass  # not there yet, or damaged: it is written below
+    saved = saved_arrays(path)
+    if saved is not None:
+        return saved
     # One thread each, so that the sums are in the same order for any number of processes.
     with threadpool_limits(1):
         unit = one_repeat(problem, level, repeat)

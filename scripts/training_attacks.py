@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from influence import BinaryInceptionModel
-from influence.files import DAMAGED, fingerprint, write_atomically
+from influence.files import fingerprint, saved_arrays, write_atomically
 from influence.poisoning import attack, eight_bits, preselect, rank, refit_from_scratch
 from scripts.experiment import Config
 from scripts.loaders.dogfish import Dogfish
@@ -107,24 +107,15 @@ def kept(found) -> dict[str, np.ndarray]:
 
 def finished(problem: Problem, path: Path, compute_unit, point) -> dict[str, np.ndarray]:
     """An attack and the check of its file, from the file where an earlier run got so far."""
-    unit = saved(path)
+    unit = saved_arrays(path)
     if unit is None:
         unit = compute_unit()
         write_atomically(path, lambda file: np.savez(file, **unit))
-        unit = saved(path)
+        unit = saved_arrays(path)
     if "confirmed" not in unit:
         unit |= check(problem, unit, point)
         write_atomically(path, lambda file: np.savez(file, **unit))
     return unit
-
-
-def saved(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file; None where it is missing or damaged."""
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except DAMAGED:
-        return None
 
 
 def check(problem: Problem, unit, point) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from influence import BinaryInceptionModel
+from influence.files import saved_arrays
 from influence.poisoning import eight_bits
 from scripts import fig5_exhaustive_ranking, fig5_training_attack, training_attacks
 from scripts.experiment import run
@@ -74,7 +75,7 @@ def test_killed_damaged_and_taken_up_again(config, monkeypatch):
     # Again: everything is on disk, but for a damaged file and one that was not checked.
     damaged, [unchecked] = attacks(config)[0], attacks(config, "multi")
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    unit = training_attacks.saved(unchecked)
+    unit = saved_arrays(unchecked)
     del unit["confirmed"]
     np.savez(unchecked, **unit)
     begun = next(calls)
@@ -88,7 +89,7 @@ def test_what_is_on_disk_is_what_is_checked(config):
     problem, _ = fig5_training_attack.prepare(config)
     test = int(results.metrics["test_indices"]["ours"][0])
     [path] = [problem.path("single", test, problem.config.step_size, config.steps)]
-    unit = training_attacks.saved(path)
+    unit = saved_arrays(path)
     originals = problem.data.train.x[unit["indices"]]
     np.testing.assert_array_equal(eight_bits(unit["images"]), originals)
     unit["images"] = np.clip(unit["images"] + np.float32(1 / 127.5), -1, 1)
