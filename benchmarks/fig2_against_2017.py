@@ -153,7 +153,7 @@ def compare(data: str, sample: int, refits: int) -> None:
         # A new operator and a new preconditioner, as for a first test point.
         model.parameters = model.parameters
         hessian = model.hessian()
-        solver = ConjugateGradient(RESIDUAL, preconditioner=hessian.kronecker_inverse())
+        solver = ConjugateGradient(RESIDUAL, preconditioner=hessian.approximate_inverse())
         return solver.solve(hessian, rhs, strict=True)
 
     solve(other)

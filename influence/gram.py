@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
+# Leverages below this have lost half of their digits to 1.
+_SMALL_LEVERAGE = 1e-6
+
 
 def quadratic_forms(gram: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
     """x_iᵀ (XᵀDX + ridge·I)⁻¹ x_i of every row x_i of X: [n].
 
-    By Woodbury's identity with S = √D and K = XXᵀ it is
-    (K − K S (S K S + ridge·I)⁻¹ S K)_ii / ridge.
+    By Woodbury's identity with S = √D, K = XXᵀ and M = S K S + ridge·I the leverage of row i, d_i
+    times its form, is 1 − ridge·(M⁻¹)_ii. Where that loses its digits, the form itself is
+    (K − K S M⁻¹ S K)_ii / ridge.
 
     Args:
         gram: K [n, n], float64.
@@ -21,7 +25,10 @@ def quadratic_forms(gram: np.ndarray, weights: np.ndarray, ridge: float) -> np.n
     system = root[:, np.newaxis] * gram * root
     system[np.diag_indices(len(system))] += ridge
     factor = scipy.linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
-    whitened = scipy.linalg.solve_triangular(
-        factor, root[:, np.newaxis] * gram, lower=True, overwrite_b=True, check_finite=False
-    )
-    return (np.diagonal(gram) - np.einsum("ij,ij->j", whitened, whitened)) / ridge
+    inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=True, overwrite_c=True)
+    leverages = 1 - ridge * np.einsum("ij,ij->j", inverse, inverse)
+    small = leverages < _SMALL_LEVERAGE
+    forms = leverages / np.where(small, 1.0, weights)
+    whitened = inverse @ (root[:, np.newaxis] * gram[:, small])
+    forms[small] = (np.diagonal(gram)[small] - np.einsum("ij,ij->j", whitened, whitened)) / ridge
+    return forms

@@ -1,4 +1,4 @@
-"""The Hessian of a linear model in closed form, and its Kronecker approximation."""
+"""The Hessian of a linear model in closed form, and an approximation of its inverse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from influence.hessian import HessianOperator
+from influence.hessian import MAX_DENSE_SIZE, HessianOperator
 from influence.linear_functions import LinearLoss
 from influence.solvers import InverseMatrix
 
@@ -55,43 +55,48 @@ class LinearHessian(HessianOperator):
         diagonal = self._functions.diagonal(self._x, self._curvature).numpy().ravel()
         return diagonal / self.num_examples + self.dtype.type(self._weight_decay)
 
-    def kronecker_inverse(self) -> KroneckerInverse | InverseMatrix | None:
-        """(A ⊗ B + λ + δ)⁻¹ with A the mean of xxᵀ weighted by tr ℓ'', B the mean of ℓ''.
+    def approximate_inverse(self) -> ClassInverse | InverseMatrix | None:
+        """An approximation of H⁻¹ to precondition with, from some of the points.
 
-        With one logit and a ridge it is the inverse of a matrix, which takes a tenth of the time.
-        Every s-th point is enough to estimate the two: at least four points a feature. None for
-        sparse points: A is dense, and products with the points are cheaper.
+        With one logit it is the inverse of the matrix of every s-th point, else ``ClassInverse``
+        of its blocks. Two points a feature are enough. None for sparse points, as products with
+        them are cheaper than a dense matrix, and where the blocks would take more than a
+        gigabyte.
         """
-        if scipy.sparse.issparse(self._x):
+        d, c = self._x.shape[1], self._loss.outputs
+        if scipy.sparse.issparse(self._x) or c * d**2 > MAX_DENSE_SIZE**2:
             return None
-        d = self._x.shape[1]
-        every = slice(None, None, max(1, self.num_examples // (4 * d)))
+        every = slice(None, None, max(1, self.num_examples // (2 * d)))
         x, curvature = self._x[every], self._curvature[every]
-        factors = self._functions.kronecker_factors(x, curvature)
-        a, b = (factor.numpy().astype(np.float64) for factor in factors)
-        ridge = self._weight_decay + self.damping
-        if self._loss.outputs == 1 and ridge > 0:
-            return InverseMatrix(a / x.shape[0] + ridge * np.eye(d))
-        trace = max(np.trace(b), np.finfo(np.float64).tiny)
-        return KroneckerInverse(a / trace, b / x.shape[0], ridge)
-
-
-class KroneckerInverse:
-    """(A ⊗ B + ridge·I)⁻¹ for A [d, d] and B [c, c], as an operator to precondition with."""
-
-    def __init__(self, a: np.ndarray, b: np.ndarray, ridge: float):
-        values_a, vectors_a = np.linalg.eigh(a)
-        values_b, vectors_b = np.linalg.eigh(b)
-        values = np.maximum(np.multiply.outer(values_a, values_b), 0) + ridge
         # Without a ridge the null space must stay finite; any positive number serves there.
-        smallest = max(values.max(), np.finfo(np.float64).tiny) * 1e-12
-        # Tensors, because BLAS threads that wait for NumPy's next call slow down TensorFlow's.
-        self._a, self._b = tf.constant(vectors_a), tf.constant(vectors_b)
-        self._inverse = tf.constant(1 / np.maximum(values, smallest)[:, :, np.newaxis])
+        largest = float(tf.reduce_max(self._functions.diagonal(x, curvature))) / x.shape[0]
+        ridge = max(self._weight_decay + self.damping, 1e-10 * largest or 1.0)
+        if c > 1:
+            inverses = self._functions.class_inverses(x, curvature, tf.constant(ridge, tf.float64))
+            return ClassInverse(inverses, ridge)
+        block = self._functions.dense_block(x, curvature, 0, 0).numpy().astype(np.float64)
+        return InverseMatrix(block / x.shape[0] + ridge * np.eye(d))
+
+
+class ClassInverse:
+    """P B⁻¹ P + (1 − P)/ridge, an approximation of the inverse of a softmax regression's Hessian.
+
+    B are the Hessian's blocks on the diagonal, one a class. The softmax does not notice when all
+    logits move together: the Hessian maps what is the same for all classes, the part 1 − P of a
+    vector, to ridge times itself, and leaves the rest, P, without such a part. There B is near.
+
+    Args:
+        inverses: B⁻¹ [c, d, d] in float32, whose rounding costs no digits of a solve.
+        ridge: above 0.
+    """
+
+    def __init__(self, inverses: tf.Tensor, ridge: float):
+        self._inverse, self._ridge = inverses, ridge
 
     def __matmul__(self, block):
-        d, c, _ = self._inverse.shape
-        w = tf.reshape(tf.constant(block, tf.float64), [d, -1])
-        w = tf.reshape(tf.matmul(self._a, w, transpose_a=True), [d, c, -1])
-        w = self._b @ (tf.matmul(self._b, w, transpose_a=True) * self._inverse)
-        return (self._a @ tf.reshape(w, [d, -1])).numpy().reshape(np.shape(block))
+        c, d, _ = self._inverse.shape
+        w = tf.reshape(tf.constant(block, tf.float32), [d, c, -1])
+        same = tf.reduce_mean(w, axis=1, keepdims=True)
+        solved = self._inverse @ tf.transpose(w - same, [1, 0, 2])
+        solved = tf.transpose(solved - tf.reduce_mean(solved, axis=0), [1, 0, 2])
+        return tf.reshape(solved + same / self._ridge, [d * c, -1]).numpy().reshape(block.shape)

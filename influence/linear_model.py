@@ -17,11 +17,14 @@ from influence.gram import quadratic_forms
 from influence.linear_functions import LinearLoss, compiled
 from influence.linear_hessian import LinearHessian
 from influence.optimization import minimize
+from influence.solvers import KeptInverse
 from influence.sparse_functions import SparseFunctions
 
 # fit() stops at this gradient norm relative to the one at θ = 0. It computes in float64, and what
 # rounding θ to float32 adds is below 1e-6.
 FIT_TOLERANCE = {"float32": 1e-7, "float64": 1e-10}
+# Products of one of its solves that cost as much as a new ``approximate_inverse``.
+_PATIENCE = 8
 
 
 class LinearModel(GenericNeuralNet):
@@ -51,11 +54,11 @@ class LinearModel(GenericNeuralNet):
 
     def fit(self, preconditioner=None, gradient_norm: float | None = None):
         """Minimise in float64, whatever the model's dtype, to a gradient norm of 1e-10 of that
-        at θ = 0 (1e-7 for a float32 model): L-BFGS, then Newton's method with the exact Hessian.
+        at θ = 0 (1e-7 for a float32 model): Newton's method with the exact Hessian.
 
         Args:
-            preconditioner: operator -> approximate inverse, such as a ``KeptInverse``, for
-                refits that start near their optimum: Newton's method at once, without L-BFGS.
+            preconditioner: operator -> approximate inverse, such as a ``KeptInverse``, in place
+                of a kept ``LinearHessian.approximate_inverse``.
             gradient_norm: to reach, instead of that one.
 
         Warns:
@@ -76,8 +79,8 @@ class LinearModel(GenericNeuralNet):
             hessian,
             self.parameters.astype(np.float64),
             gradient_norm,
-            preconditioner or LinearHessian.kronecker_inverse,
-            near=preconditioner is not None,
+            preconditioner or KeptInverse(LinearHessian.approximate_inverse, _PATIENCE),
+            lbfgs=False,
         )
         return self
 
@@ -94,9 +97,9 @@ class LinearModel(GenericNeuralNet):
         return value, gradient.numpy().ravel() / len(self.train) + self.weight_decay * theta
 
     def preconditioner(self):
-        """The inverse of the Kronecker approximation of this Hessian, computed once."""
+        """``approximate_inverse`` of this Hessian, computed once."""
         if "preconditioner" not in self._at_theta:
-            self._at_theta["preconditioner"] = self.hessian().kronecker_inverse()
+            self._at_theta["preconditioner"] = self.hessian().approximate_inverse()
         return self._at_theta["preconditioner"]
 
     def self_influence(self, *, solver=None, curvature=None, train_indices=None, strict=False):

@@ -22,7 +22,7 @@ class ConvergenceWarning(UserWarning):
 
 
 def minimize(
-    value_and_gradient, hessian, theta, tolerance, preconditioner=None, near=False
+    value_and_gradient, hessian, theta, tolerance, preconditioner=None, lbfgs=True
 ) -> np.ndarray:
     """The minimiser [p], float64: L-BFGS while it is cheap, then Newton with a line search.
 
@@ -32,24 +32,28 @@ def minimize(
         theta: where to start, [p].
         tolerance: the gradient norm to reach.
         preconditioner: operator -> approximate inverse, for the conjugate gradients.
-        near: ``theta`` is near the minimiser: Newton's method at once, without L-BFGS.
+        lbfgs: False for Newton's method at once: where a product with the Hessian costs no more
+            than a gradient, or where ``theta`` is near the minimiser.
 
     Warns:
         ConvergenceWarning: the gradient norm was not reached.
     """
-    if not near:
+    if lbfgs:
         theta = _lbfgs(value_and_gradient, theta, tolerance)
     value, gradient = value_and_gradient(theta)
+    norm = before = np.linalg.norm(gradient)
     for _ in range(MAX_NEWTON_STEPS):
-        norm = np.linalg.norm(gradient)
         if norm <= tolerance:
             return theta
-        direction = _newton_direction(hessian(theta), gradient, tolerance, preconditioner)
+        # Eisenstat and Walker's forcing term (SIAM J. Sci. Comput. 17, 1996, choice 2): as exact
+        # as the last step's success warrants, and no more exact than the fit asks for.
+        forcing = np.clip(0.9 * (norm / before) ** 1.5, max(0.1 * tolerance / norm, 1e-4), 0.5)
+        direction = _newton_direction(hessian(theta), gradient, forcing, preconditioner)
         step = _line_search(value_and_gradient, theta, value, gradient, direction)
         if step is None:
             break
         theta, value, gradient = step
-    norm = np.linalg.norm(gradient)
+        norm, before = np.linalg.norm(gradient), norm
     if norm > tolerance:
         warnings.warn(
             f"The fit stopped at a gradient norm of {norm:.2g}, above {tolerance:.2g}: the "
@@ -74,19 +78,19 @@ def _lbfgs(value_and_gradient, theta, tolerance):
     return result.x
 
 
-def _newton_direction(operator, gradient, tolerance, preconditioner):
-    norm = np.linalg.norm(gradient)
+def _newton_direction(operator, gradient, forcing, preconditioner):
+    """−H⁻¹∇R; with conjugate gradients to a relative residual of ``forcing``."""
     if len(gradient) <= EXACT_NEWTON_SIZE:
         try:
             return -Exact().solve(operator, gradient).x
         except SolverError:
             # Flat directions (no regulariser): a ridge that vanishes with the gradient keeps the
             # step a descent direction.
-            ridge = 1e-10 * float(np.abs(operator.diagonal()).max()) + 1e-3 * norm
+            largest = float(np.abs(operator.diagonal()).max())
+            ridge = 1e-10 * largest + 1e-3 * np.linalg.norm(gradient)
             return -Exact().solve(operator + ridge, gradient).x
     solver = ConjugateGradient(
-        # Superlinear convergence, without solving beyond what the fit asks for.
-        tolerance=float(np.clip(0.1 * tolerance / norm, 1e-4, 0.1)),
+        tolerance=float(forcing),
         preconditioner=None if preconditioner is None else preconditioner(operator),
     )
     with warnings.catch_warnings():

@@ -121,22 +121,28 @@ class KeptInverse:
     of the solve after one that took more than ``patience`` products. An old inverse costs
     products, never digits: conjugate gradients solve with the operator itself.
 
-    Attributes:
+    Args:
+        make: operator -> (approximate) inverse, or None where there is none; by default the
+            inverse of its matrix.
         patience: products of a solve above which a new inverse is cheaper.
+
+    Attributes:
         made: inverses made so far.
     """
 
-    def __init__(self, patience: int = 15):
-        self.patience, self.made = patience, 0
+    def __init__(self, make=None, patience: int = 15):
+        self._make = make or (lambda operator: InverseMatrix(operator.dense()))
+        self._patience, self.made = patience, 0
         self._inverse, self._products = None, 0
 
-    def __call__(self, operator) -> KeptInverse:
+    def __call__(self, operator) -> KeptInverse | None:
         """The preconditioner for a solve with ``operator``."""
-        if self._inverse is None or self._products > self.patience:
-            self._inverse = InverseMatrix(operator.dense())
+        if self._inverse is None or self._products > self._patience:
+            self._inverse = None  # its memory is for the new one
+            self._inverse = self._make(operator)
             self.made += 1
         self._products = 0
-        return self
+        return None if self._inverse is None else self
 
     def __matmul__(self, block):
         self._products += 1

@@ -140,7 +140,7 @@ def test_a_bad_inverse_costs_products_and_no_digits(monkeypatch, patience):
     x = random.standard_normal((80, 60)) * np.geomspace(1, 0.03, 60)
     labels = (x[:, 0] > 0).astype(int)
     top = BinaryLogisticRegression(Dataset(x, labels), 1e-3, "float64").fit()
-    kept = KeptInverse(patience)
+    kept = KeptInverse(patience=patience)
     kept(BinaryLogisticRegression(Dataset(x[:, ::-1], labels), 1e-3).hessian())  # it misleads
     moved = top.train.moved([3, 7], -2 * x[[3, 7]])
     found = refit(moved, top, top.parameters, kept)
