@@ -9,14 +9,14 @@ from typing import ClassVar
 import matplotlib.pyplot as plt
 import numpy as np
 
-from influence import BinaryInceptionModel, Dataset, Exact
+from influence import Dataset, Exact
 from influence.files import fingerprint, kept
 from influence.rbf import rbf_features, squared_distances
 from influence.smooth_hinge import SmoothHinge
+from scripts.dogs_and_fish import cache_folder, fit_inception
 from scripts.experiment import Config, Results, run
 from scripts.loaders.archive import DataError
-from scripts.loaders.dogfish import Dogfish, load_dogfish
-from scripts.loaders.inception import load_inception
+from scripts.loaders.dogfish import Dogfish
 
 NAME = "fig4_rbf_vs_inception"
 # Where photographs go in the folder of figures: git ignores it.
@@ -59,26 +59,13 @@ class Fig4Config(Config):
 
 def compute(config: Fig4Config) -> Results:
     """Fit both models, choose a fish, and take every training image's influence on it."""
-    data = load_dogfish(config.data, config.image_side)
-    stand_in = data.provenance.data == "stand-in"
-    weights = load_inception("stand-in" if stand_in else config.data)
+    found = fit_inception(config)
+    data, top, features = found.data, found.model.top, found.features
     train, test = data.train, data.test
-    # Named by content, so that other experiments and other settings may share it.
-    folder = Path(config.output_dir) / "dogfish"
 
-    squared = image_distances(data, folder)
+    squared = image_distances(data, cache_folder(config))
     hinge, svm, rbf_test = support_vector_machine(config, train.labels, squared)
     rbf_margins = signs(test.labels) * hinge.outputs(rbf_test)[:, 0]
-
-    network = BinaryInceptionModel(
-        train,
-        config.image_side,
-        config.weight_decay,
-        weights.path,
-        cache_folder=folder,
-        progress=True,
-    ).fit()
-    top, features = network.top, network.features(test.x, progress=True)
     margins = signs(test.labels) * top.outputs(features)[:, 0]
 
     index = config.test_index
@@ -95,14 +82,12 @@ def compute(config: Fig4Config) -> Results:
     results = Results(data.provenance)
     results.arrays = {"labels": train.labels, "distances": distances} | influence
     results.arrays |= photographs(data, index, influence)
-    results.add("images", data.source)
-    results.add("inception_weights", weights.kind, "official")
-    results.add("inception_checksum", weights.checksum)
+    found.describe(results)
     results.add("training_images", len(train), 1800)
     results.add("test_images", len(test), 600)
     results.add("test_index", index, 462)
-    for model, found in (("rbf", rbf_margins), ("inception", margins)):
-        results.add(f"test_margin_{model}", found[index])
+    for model, values in (("rbf", rbf_margins), ("inception", margins)):
+        results.add(f"test_margin_{model}", values[index])
     results.add("rbf_train_accuracy", (hinge.predict(hinge.train.x) == hinge.train.labels).mean())
     results.add("rbf_test_accuracy", (rbf_margins > 0).mean())
     results.add("inception_train_accuracy", (top.predict(top.train.x) == train.labels).mean(), 1.0)

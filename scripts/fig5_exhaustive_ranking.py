@@ -41,7 +41,7 @@ class RankingConfig(Config):
 def compute(config: RankingConfig) -> Results:
     """Where the best ten of the exhaustive ranking stand in the other order, for every test."""
     side, shared = config.image_side, (config.data, config.scale, config.output_dir)
-    problem, weights = prepare(Fig5Config(*shared, image_side=side))
+    problem, found = prepare(Fig5Config(*shared, image_side=side))
     model, everybody = problem.model, np.arange(len(problem.data.train))
     chosen = choose(problem, config.tests)
     places = []
@@ -59,15 +59,13 @@ def compute(config: RankingConfig) -> Results:
     places = np.array(places)
 
     results = Results(problem.data.provenance, {"places": places})
-    results.add("images", problem.data.source)
-    results.add("inception_weights", weights.kind, "official")
-    results.add("inception_checksum", weights.checksum)
+    found.describe(results)
     results.add("test_indices", chosen)
     results.add("preselected", config.preselected)
-    found = places < config.preselected
+    preselected = places < config.preselected
     results.add("tests", len(chosen))
-    results.add("tests_with_best_two_preselected", int(found[:, :2].all(axis=1).sum()))
-    results.add("of_best_ten_preselected", found.sum(axis=1))
+    results.add("tests_with_best_two_preselected", int(preselected[:, :2].all(axis=1).sum()))
+    results.add("of_best_ten_preselected", preselected.sum(axis=1))
     results.add("last_place_of_best_two", places[:, :2].max(axis=1))
     results.add("last_place_of_best_ten", places.max(axis=1))
     return results

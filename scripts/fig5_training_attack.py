@@ -12,20 +12,18 @@ import numpy as np
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from influence import BinaryInceptionModel
 from scripts.attack_photographs import draw_photographs, photographs
+from scripts.dogs_and_fish import DogsAndFish, fit_inception
 from scripts.experiment import Config, Results, run
-from scripts.loaders.dogfish import load_dogfish
-from scripts.loaders.inception import InceptionWeights, load_inception
 from scripts.training_attacks import Problem, multi_attack, single_attack
 
 NAME = "fig5_training_attack"
 COUNTS = (1, 2, 3, 5, 10)
 # Of the paper's 591 test images, by how many training images changed.
 PAPER_SHARES = {1: 335 / 591, 2: 0.77, 10: 590 / 591}
-# Of the stand-in: pixels of a side, as its crops have; and few steps, as its features of random
-# weights mean nothing, but long ones, so that they still reach the edge of the box.
-STAND_IN_SIDE, STAND_IN_STEPS, STAND_IN_STEP_SIZE = 75, 5, 0.1
+# Of the stand-in: few steps, as its features of random weights mean nothing, but long ones, so
+# that they still reach the edge of the box.
+STAND_IN_STEPS, STAND_IN_STEP_SIZE = 5, 0.1
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Fig5Config(Config):
 
 def compute(config: Fig5Config) -> Results:
     """Attack test images one by one, and some together."""
-    problem, weights = prepare(config)
+    problem, found = prepare(config)
     config, data, truth = problem.config, problem.data, problem.data.test.labels
     correct, chosen = problem.correct(), choose(problem, config.tests)
     units = [single_attack(problem, test) for test in tqdm(chosen, desc="test images")]
@@ -75,9 +73,7 @@ def compute(config: Fig5Config) -> Results:
     multi = multi_attack(problem, group)
 
     results = Results(data.provenance)
-    results.add("images", data.source)
-    results.add("inception_weights", weights.kind, "official")
-    results.add("inception_checksum", weights.checksum)
+    found.describe(results)
     results.add("test_images", len(truth), 600)
     results.add("correct", len(correct), 591)
     results.add("tests", len(chosen), 591)
@@ -111,11 +107,10 @@ def compute(config: Fig5Config) -> Results:
     return results
 
 
-def prepare(config: Fig5Config) -> tuple[Problem, InceptionWeights]:
-    """The data, and Inception with its regression fitted; the stand-in with settings of its own."""
-    data = load_dogfish(config.data, config.image_side, min(config.image_side, STAND_IN_SIDE))
-    if data.provenance.data == "stand-in":
-        weights = load_inception("stand-in")
+def prepare(config: Fig5Config) -> tuple[Problem, DogsAndFish]:
+    """What to attack, and where it comes from; the stand-in with settings of its own."""
+    found = fit_inception(config)
+    if found.data.provenance.data == "stand-in":
         config = dataclasses.replace(
             config,
             step_size=STAND_IN_STEP_SIZE,
@@ -123,19 +118,8 @@ def prepare(config: Fig5Config) -> tuple[Problem, InceptionWeights]:
             multi_step_size=STAND_IN_STEP_SIZE,
             multi_steps=min(config.multi_steps, STAND_IN_STEPS),
         )
-    else:
-        weights = load_inception(config.data)
-    output = Path(config.output_dir)
-    model = BinaryInceptionModel(
-        data.train,
-        data.train.x.shape[1],
-        config.weight_decay,
-        weights.path,
-        cache_folder=output / "dogfish",
-        progress=True,
-    ).fit()
-    features = model.features(data.test.x, progress=True)
-    return Problem(config, data, model, features, output / NAME), weights
+    folder = Path(config.output_dir) / NAME
+    return Problem(config, found.data, found.model, found.features, folder), found
 
 
 def choose(problem: Problem, count: int) -> np.ndarray:

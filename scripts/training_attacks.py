@@ -69,7 +69,7 @@ def single_attack(problem: Problem, test: int) -> dict[str, np.ndarray]:
                 break
         needed = len(found.indices) if found.wrong[-1] else 0
         unit = {"needed": needed, "ranking": ranking, "passes": passes, "refits": refits}
-        return unit | seconds | kept(found)
+        return unit | seconds | arrays_of(found)
 
     path = problem.path("single", test, config.step_size, config.steps)
     return finished(problem, path, ladder, point)
@@ -92,15 +92,15 @@ def multi_attack(problem: Problem, group: np.ndarray) -> dict[str, np.ndarray]:
             checkpoint=checkpoint,
             progress=True,
         )
-        return kept(found)
+        return arrays_of(found)
 
     unit = finished(problem, path, steps, point)
     checkpoint.unlink(missing_ok=True)
     return unit
 
 
-def kept(found) -> dict[str, np.ndarray]:
-    """What is kept of an attack."""
+def arrays_of(found) -> dict[str, np.ndarray]:
+    """What goes into the file of an attack."""
     names = ("indices", "images", "losses", "wrong", "best")
     return {name: np.asarray(getattr(found, name)) for name in names}
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from influence import BinaryInceptionModel, backbones
+from scripts import dogs_and_fish
 from scripts import fig4_rbf_vs_inception as fig4
 from scripts.experiment import run
 from scripts.loaders.archive import DataError
+from scripts.loaders.dogfish import load_dogfish
 from scripts.loaders.registry import Provenance
 from tests.networks import SIDE, network
 
@@ -50,13 +52,13 @@ def test_no_fish_that_will_do_is_said():
 
 
 def test_the_papers_fish_on_the_papers_images(config, monkeypatch):
-    data = fig4.load_dogfish("stand-in", SIDE)
+    data = load_dogfish("stand-in", SIDE)
     paper = dataclasses.replace(data, provenance=Provenance("paper", {}))
-    monkeypatch.setattr(fig4, "load_dogfish", lambda *_: paper)
+    monkeypatch.setattr(dogs_and_fish, "load_dogfish", lambda *_: paper)
     asked = []
-    load = fig4.load_inception
+    load = dogs_and_fish.load_inception
     monkeypatch.setattr(
-        fig4, "load_inception", lambda choice: asked.append(choice) or load("stand-in")
+        dogs_and_fish, "load_inception", lambda choice: asked.append(choice) or load("stand-in")
     )
     results = fig4.compute(dataclasses.replace(config, data="real", test_index=33))
     assert results.metrics["test_index"]["ours"] == 33
@@ -67,7 +69,7 @@ def test_the_papers_fish_on_the_papers_images(config, monkeypatch):
 def test_numbers_are_what_they_say(config):
     results = fig4.compute(config)
     arrays, index = results.arrays, results.metrics["test_index"]["ours"]
-    data = fig4.load_dogfish("stand-in", SIDE)
+    data = load_dogfish("stand-in", SIDE)
     train, fish = data.train.x / 127.5 - 1, data.test.x[index] / 127.5 - 1
     distances = np.linalg.norm((train - fish).reshape(len(train), -1), axis=1)
     np.testing.assert_allclose(arrays["distances"], distances, rtol=1e-12)

@@ -9,7 +9,12 @@ import pytest
 from influence import BinaryInceptionModel
 from influence.files import saved_arrays
 from influence.poisoning import eight_bits
-from scripts import fig5_exhaustive_ranking, fig5_training_attack, training_attacks
+from scripts import (
+    dogs_and_fish,
+    fig5_exhaustive_ranking,
+    fig5_training_attack,
+    training_attacks,
+)
 from scripts.experiment import run
 from scripts.fig5_training_attack import Fig5Config, choose, compute, flips, interval, nearest_group
 from tests.networks import SIDE, network
@@ -24,7 +29,7 @@ def config(monkeypatch, tmp_path):
             train, side, weight_decay, backbone=network("float32"), **settings
         )
 
-    monkeypatch.setattr(fig5_training_attack, "BinaryInceptionModel", model)
+    monkeypatch.setattr(dogs_and_fish, "BinaryInceptionModel", model)
     return Fig5Config(
         "stand-in",
         output_dir=str(tmp_path),
