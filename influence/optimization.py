@@ -44,7 +44,7 @@ def minimize(
         norm = np.linalg.norm(gradient)
         if norm <= tolerance:
             return theta
-        direction = _newton_direction(hessian(theta), gradient, tolerance, preconditioner)
+        direction = newton_direction(hessian(theta), gradient, tolerance, preconditioner)
         step = _line_search(value_and_gradient, theta, value, gradient, direction)
         if step is None:
             break
@@ -74,7 +74,9 @@ def _lbfgs(value_and_gradient, theta, tolerance):
     return result.x
 
 
-def _newton_direction(operator, gradient, tolerance, preconditioner):
+def newton_direction(operator, gradient, tolerance, preconditioner=None):
+    """−H⁻¹ times ``gradient`` [p]: exact, or by conjugate gradients that go on until what is left
+    of the gradient is about a tenth of the norm ``tolerance``."""
     norm = np.linalg.norm(gradient)
     if len(gradient) <= EXACT_NEWTON_SIZE:
         try:
