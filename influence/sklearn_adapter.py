@@ -45,13 +45,15 @@ def from_sklearn(
     mean, so its scores have the term. The intercept is penalised where the estimator does so
     (liblinear's, with ``intercept_scaling``), and free elsewhere.
 
-    **First-order scores are good while no point has much leverage.** On standardised breast cancer
-    data their correlation with logistic regressions refitted is 0.999 at C = 0.01 and about 0.95 at
-    C = 1, and they are too small: by 3–5% at C = 0.01, by a quarter and more at C = 1.
-    ``leverage=True`` divides the predicted change of the parameters by 1 − h_i, the point's
-    leverage h_i (Sherman–Morrison; arXiv 2506.06656; a c×c matrix for c classes), and takes the
-    test loss there: one Newton step of the objective without the point. That is 0.9998 at C = 0.1
-    and 0.998 at C = 1, with a slope of 1, and for least squares it is the refit.
+    **First-order scores are good while no point has much leverage.** Against refits of logistic
+    regression without each point (standardised breast cancer and wine data, every training point
+    and 10% test points) their correlation is above 0.999 at C = 0.001, above 0.98 at C = 0.01 and
+    about 0.96 at C = 1; and they are too small, by 1–3%, 5–16% and 20–80%. ``leverage=True``
+    divides the predicted change of the parameters by 1 − h_i, the point's leverage h_i
+    (Sherman–Morrison; arXiv 2506.06656; a c×c matrix for c classes), and takes the test loss there:
+    one Newton step of the objective without the point. That has correlations above 0.9999 at
+    C = 0.01, 0.999 at C = 0.1 and 0.99 at C = 1, with a slope of 1 ± 0.09, and for least squares
+    it is the refit. Of the hinge, which changes by jumps, expect 0.9 to 0.95.
 
     Args:
         estimator: fitted, on ``X``, ``y`` and ``sample_weight``.
@@ -142,7 +144,8 @@ class SklearnModel(WeightedLinearModel):
             y = self._classes[index]
             gone = np.setdiff1d(np.arange(len(self._classes)), index)
             if len(gone):
-                raise ValueError(f"No training point of class {self._classes[gone[0]]!r} is left.")
+                name = self._classes.tolist()[gone[0]]
+                raise ValueError(f"No training point of class {name!r} is left.")
             if "class_weight" in estimator.get_params():
                 # It is in the weights of the examples.
                 estimator.set_params(class_weight=None)
