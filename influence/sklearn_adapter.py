@@ -84,7 +84,7 @@ def from_sklearn(
         raise ValueError(
             f"leverage=True is for generalised linear models: {type(last).__name__} has the hinge."
         )
-    x = X if transform is None else transform(X)
+    x = _transformed(X, last, transform, "X")
     x = scipy.sparse.csr_array(x) if scipy.sparse.issparse(x) else np.asarray(x)
     features = np.shape(last.coef_)[-1]
     if x.ndim != 2 or x.shape[1] != features:
@@ -134,7 +134,7 @@ class SklearnModel(WeightedLinearModel):
 
     def outputs(self, x):
         """The logits, decision values or predictions of points ``x`` [m, ...]: [m, c]."""
-        return super().outputs(self._transformed(x))
+        return super().outputs(_transformed(x, self.estimator, self._transform, "x"))
 
     def fit(self):
         """Fit a clone of the estimator, with the same settings, to the model's own points."""
@@ -224,10 +224,8 @@ class SklearnModel(WeightedLinearModel):
 
     def _points(self, x, labels, x_name, labels_name):
         labels = encode_labels(labels, self._classes, self._terms.codes, labels_name)
-        return super()._points(self._transformed(x), labels, x_name, labels_name)
-
-    def _transformed(self, x):
-        return x if self._transform is None else self._transform(x)
+        x = _transformed(x, self.estimator, self._transform, x_name)
+        return super()._points(x, labels, x_name, labels_name)
 
     def _check_labels(self, labels, name):
         pass  # They are encoded from the estimator's classes, or any finite numbers.
@@ -238,6 +236,19 @@ def _last_step(estimator):
     if not isinstance(estimator, Pipeline):
         return estimator, None
     return estimator[-1], estimator[:-1].transform if len(estimator) > 1 else None
+
+
+def _transformed(x, estimator, transform, name):
+    """Points as the last step is given them, with the columns that it knows."""
+    if transform is not None:
+        return transform(x)
+    known, columns = getattr(estimator, "feature_names_in_", None), getattr(x, "columns", None)
+    if known is not None and columns is not None and list(known) != list(columns):
+        raise ValueError(
+            f"{name} must have the columns that {type(estimator).__name__} was fitted on, in their "
+            f"order: {list(known)}."
+        )
+    return x
 
 
 def _warn_if_unconverged(model):

@@ -519,6 +519,14 @@ def test_data_that_do_not_fit(wine_model):
         from_sklearn(Ridge().fit(x, y), x, y).influence_on_loss(x_test, y_test * np.nan)
 
 
+def test_columns_of_a_data_frame():
+    x, y = load_diabetes(return_X_y=True, as_frame=True)
+    model = from_sklearn(Ridge().fit(x, y), x, y)
+    np.testing.assert_allclose(model.predict(x), model.predict(x.to_numpy()))
+    with pytest.raises(ValueError, match="x_test must have the columns that Ridge was fitted on"):
+        model.influence_on_loss(x[x.columns[::-1]], y)
+
+
 def test_removals_that_leave_nothing_to_fit():
     x, y, *_ = split(load_wine)
     keep = np.flatnonzero(y < 2)
