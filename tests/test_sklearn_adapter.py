@@ -325,10 +325,15 @@ def test_influences_are_the_formula(wine_model):
     np.testing.assert_allclose(mean, truth.mean(axis=0), atol=1e-10)
     some = model.influence_on_loss(x_test, y_test, train_indices=[9, 4])
     np.testing.assert_allclose(some, truth[:, [9, 4]], atol=1e-10)
-    by_conjugate_gradients = model.influence_on_loss(
-        x_test, y_test, solver=ConjugateGradient(1e-10, preconditioner=model.preconditioner())
+    plain, preconditioned = (
+        ConjugateGradient(1e-10, preconditioner=inverse)
+        for inverse in (None, model.preconditioner())
     )
-    np.testing.assert_allclose(by_conjugate_gradients, truth, atol=1e-8)
+    by_iterations = model.influence_on_loss(x_test, y_test, solver=preconditioned)
+    np.testing.assert_allclose(by_iterations, truth, atol=1e-8)
+    v = np.random.default_rng(0).standard_normal(42)
+    steps, fewer = (model.inverse_hvp(v, solver).iterations for solver in (plain, preconditioned))
+    assert fewer < steps
     self_influence = len(y) * np.einsum("np,pq,nq->n", weighted, inverse, weighted)
     np.testing.assert_allclose(model.self_influence(), self_influence, atol=1e-8)
     # A point that is not in the training set weighs 1.
@@ -363,6 +368,14 @@ def test_refits(wine_model):
     together = leave_one_out(wine_model, [11], *test)
     changes = wine_model.refit(11).losses(*test) - wine_model.losses(*test)
     np.testing.assert_allclose(together.changes[0], changes, atol=1e-8)
+
+
+def test_class_weights_are_held_in_refits():
+    estimator, (x, y, _), test = case("wine", "class weights", 0.5)
+    weights = (len(y) / (3 * np.bincount(y)))[y]
+    refit = from_sklearn(estimator, x, y).refit(0)
+    alone = logistic(0.5).fit(x[1:], y[1:], sample_weight=weights[1:])
+    np.testing.assert_allclose(refit.outputs(test[0]), alone.decision_function(test[0]), atol=1e-8)
 
 
 def test_the_estimator_is_not_touched():
