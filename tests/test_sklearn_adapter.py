@@ -325,15 +325,13 @@ def test_influences_are_the_formula(wine_model):
     np.testing.assert_allclose(mean, truth.mean(axis=0), atol=1e-10)
     some = model.influence_on_loss(x_test, y_test, train_indices=[9, 4])
     np.testing.assert_allclose(some, truth[:, [9, 4]], atol=1e-10)
-    plain, preconditioned = (
-        ConjugateGradient(1e-10, preconditioner=inverse)
-        for inverse in (None, model.preconditioner())
-    )
+    plain = ConjugateGradient(1e-10)
+    preconditioned = ConjugateGradient(1e-10, preconditioner=model.preconditioner())
     by_iterations = model.influence_on_loss(x_test, y_test, solver=preconditioned)
     np.testing.assert_allclose(by_iterations, truth, atol=1e-8)
     v = np.random.default_rng(0).standard_normal(42)
     steps, fewer = (model.inverse_hvp(v, solver).iterations for solver in (plain, preconditioned))
-    assert fewer < steps
+    assert fewer < 0.9 * steps
     self_influence = len(y) * np.einsum("np,pq,nq->n", weighted, inverse, weighted)
     np.testing.assert_allclose(model.self_influence(), self_influence, atol=1e-8)
     # A point that is not in the training set weighs 1.
