@@ -14,6 +14,7 @@ from influence.inception_model import BinaryInceptionModel
 from influence.logistic_regression import BinaryLogisticRegression, LogisticRegression
 from influence.network_retraining import GradientFlow, Proximal
 from influence.retraining import LeaveOneOut, leave_one_out
+from influence.sklearn_adapter import from_sklearn
 from influence.smooth_hinge import SmoothHinge
 from influence.solution import Solution, SolverError, SolverWarning
 from influence.solvers import ConjugateGradient, Exact, Lissa
@@ -40,5 +41,6 @@ __all__ = [
     "Solution",
     "SolverError",
     "SolverWarning",
+    "from_sklearn",
     "leave_one_out",
 ]

@@ -22,6 +22,8 @@ class LinearLoss(abc.ABC):
     """
 
     outputs: int
+    # What the methods take as labels of b points.
+    labels_spec = tf.TensorSpec([None], tf.int64)
 
     @abc.abstractmethod
     def losses(self, z, labels) -> tf.Tensor:
@@ -52,7 +54,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
     """
     dtype, c = tf.as_dtype(dtype), loss.outputs
     x_spec = tf.TensorSpec([None, None], x_dtype)
-    labels_spec = tf.TensorSpec([None], tf.int64)
+    labels_spec = loss.labels_spec
     matrix = tf.TensorSpec([None, None], dtype)
     state = tf.TensorSpec([None, c], dtype)
 
@@ -73,6 +75,9 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         k = tf.shape(s)[2]
         product = tf.matmul(x, tf.reshape(s, [-1, c * k]), transpose_a=True)
         return tf.reshape(product, [tf.shape(x)[1] * c, k])
+
+    def repeated(labels, k):
+        return tf.tile(labels, [k, *[1] * (labels.shape.rank - 1)])
 
     def weighted_gram(x, weights):
         return tf.matmul(x, x * weights[:, tf.newaxis], transpose_a=True)
@@ -98,7 +103,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
             x = convert(x)
             z = tf.transpose(outputs_along(x, thetas), [2, 0, 1])
             k = tf.shape(z)[0]
-            slopes = loss.slopes(tf.reshape(z, [-1, c]), tf.tile(labels, [k]))
+            slopes = loss.slopes(tf.reshape(z, [-1, c]), repeated(labels, k))
             return back(x, tf.transpose(tf.reshape(slopes, tf.shape(z)), [1, 2, 0]))
 
         return sum_over_batches(of_batch, (x, labels), batch_size, tf.zeros_like(thetas))
@@ -108,7 +113,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         """ℓ of every point at k different parameter vectors: [b, k]."""
         z = tf.transpose(outputs_along(convert(x), thetas), [2, 0, 1])
         k = tf.shape(z)[0]
-        losses = loss.losses(tf.reshape(z, [-1, c]), tf.tile(labels, [k]))
+        losses = loss.losses(tf.reshape(z, [-1, c]), repeated(labels, k))
         return tf.transpose(tf.reshape(losses, [k, -1]))
 
     @function(x_spec, labels_spec, matrix)

@@ -174,7 +174,7 @@ class LinearModel(GenericNeuralNet):
 
     def _outputs(self, x):
         if scipy.sparse.issparse(x):
-            return self._functions(self.dtype).logits(x, self.weights)
+            return self._functions(self.dtype).logits(self._rows(x), self.weights)
         return super()._outputs(x)
 
     def _call(self, function, loss, x, labels, *blocks):
@@ -189,7 +189,7 @@ class LinearModel(GenericNeuralNet):
         if function == "_traced_losses":
             return losses
         slopes = tape.gradient(losses, logits).numpy()
-        rows = x.astype(self.dtype) * self.dtype.type(self.train.scale)
+        rows = self._rows(x).astype(self.dtype) * self.dtype.type(self.train.scale)
         if function == "_traced_mean_gradient":
             return tf.constant((rows.T @ slopes).ravel() / len(slopes))
         if function == "_traced_gradients":

@@ -232,7 +232,7 @@ class Objective(abc.ABC):
         if key not in self._compiled:
             signature = [
                 tf.TensorSpec([None, *self.train.x.shape[1:]], x.dtype),
-                tf.TensorSpec([None], labels.dtype),
+                tf.TensorSpec([None, *labels.shape[1:]], labels.dtype),
                 *(tf.TensorSpec([self.num_parameters, None], self.dtype) for _ in blocks),
             ]
             traced = functools.partial(getattr(self, function), loss)

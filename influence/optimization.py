@@ -48,7 +48,7 @@ def minimize(
         # Eisenstat and Walker's forcing term (SIAM J. Sci. Comput. 17, 1996, choice 2): as exact
         # as the last step's success warrants, and no more exact than the fit asks for.
         forcing = np.clip(0.9 * (norm / before) ** 1.5, max(0.1 * tolerance / norm, 1e-4), 0.5)
-        direction = _newton_direction(hessian(theta), gradient, forcing, preconditioner)
+        direction = newton_direction(hessian(theta), gradient, forcing, preconditioner)
         step = _line_search(value_and_gradient, theta, value, gradient, direction)
         if step is None:
             break
@@ -78,8 +78,9 @@ def _lbfgs(value_and_gradient, theta, tolerance):
     return result.x
 
 
-def _newton_direction(operator, gradient, forcing, preconditioner):
-    """−H⁻¹∇R; with conjugate gradients to a relative residual of ``forcing``."""
+def newton_direction(operator, gradient, forcing, preconditioner=None):
+    """−H⁻¹ times ``gradient`` [p]: exact for few parameters, above by conjugate gradients to a
+    relative residual of ``forcing``."""
     if len(gradient) <= EXACT_NEWTON_SIZE:
         try:
             return -Exact().solve(operator, gradient).x

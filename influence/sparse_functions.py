@@ -20,7 +20,7 @@ def _losses_and_slopes(loss: LinearLoss, dtype: str):
     def function(z, labels):
         return loss.losses(z, labels), loss.slopes(z, labels)
 
-    signature = [tf.TensorSpec([None, loss.outputs], dtype), tf.TensorSpec([None], tf.int64)]
+    signature = [tf.TensorSpec([None, loss.outputs], dtype), loss.labels_spec]
     return tf.function(function, input_signature=signature)
 
 
