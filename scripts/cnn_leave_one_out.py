@@ -86,10 +86,11 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     results.add("cnn_slope", results.metrics[f"cnn_{panel}_slope"]["ours"])
 
 
-def agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """Pearson's R (0 if nothing varies), and the slope of the predictions over the changes."""
+def agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float | None, float | None]:
+    """Pearson's R and the slope of the predictions over the changes; None where one of the two
+    does not vary, as predictions do not where the curvature is indefinite."""
     if not (np.ptp(actual) and np.ptp(predicted)):
-        return 0.0, 0.0
+        return None, None
     return np.corrcoef(actual, predicted)[0, 1], np.polyfit(actual, predicted, 1)[0]
 
 

@@ -177,7 +177,10 @@ def plot_network(results: Results) -> plt.Figure:
             _scatter(axis, results, f"cnn_{target}", f"cnn_{name}", None)
             label = f"cnn_{name}{suffix}"
             r, slope = (metrics[f"{label}_{what}"]["ours"] for what in ("pearson_r", "slope"))
-            axis.text(0.05, 0.82, f"$R$ = {r:.3f}\nslope {slope:.2f}", transform=axis.transAxes)
+            note = "indefinite:\nno prediction"
+            if r is not None:
+                note = f"$R$ = {r:.3f}\nslope {slope:.2f}"
+            axis.text(0.05, 0.82, note, transform=axis.transAxes)
             axis.set_title(title, fontsize="medium")
             axis.set_xlabel(f"Actual diff, {words}", fontsize="small")
         row[0].set_ylabel("Predicted diff in loss")

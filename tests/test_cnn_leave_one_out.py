@@ -48,4 +48,4 @@ def test_the_schedule(monkeypatch, tmp_path, scale, settings, images, expected):
 def test_agreement():
     actual = np.array([-1.0, 0.0, 2.0])
     assert cnn.agreement(actual, 0.5 * actual) == pytest.approx((1, 0.5))
-    assert cnn.agreement(actual, np.zeros(3)) == (0, 0)
+    assert cnn.agreement(actual, np.zeros(3)) == (None, None)
