@@ -17,6 +17,7 @@ from influence.retraining import LeaveOneOut, leave_one_out
 from influence.smooth_hinge import SmoothHinge
 from influence.solution import Solution, SolverError, SolverWarning
 from influence.solvers import ConjugateGradient, Exact, Lissa
+from influence.validation import Validation
 
 __all__ = [
     "Adam",
@@ -40,5 +41,6 @@ __all__ = [
     "Solution",
     "SolverError",
     "SolverWarning",
+    "Validation",
     "leave_one_out",
 ]

@@ -14,6 +14,7 @@ from influence.hessian import HessianOperator
 from influence.objective import Objective
 from influence.solution import Solution
 from influence.solvers import ConjugateGradient, Exact
+from influence.validation import Validation, validate
 
 # Up to this many parameters the whole matrix is cheaper than an iteration.
 EXACT_SIZE = 2000
@@ -157,6 +158,26 @@ class GenericNeuralNet(Objective):
             solved = self.inverse_hvp(gradients, solver, strict, curvature).x
             result.append(np.sum(gradients * solved, axis=0))
         return np.concatenate(result)
+
+    def validate(
+        self, x_test, y_test, points: int = 20, *, solver=None, curvature=None, progress=False
+    ) -> Validation:
+        """Refit without the most influential points: can the scores be trusted on this model?
+
+        See ``Validation`` for how to read the answer.
+
+        Args:
+            x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
+            points: k, those with the largest |influence|; every one costs a refit.
+            solver, curvature: as in ``influence_on_loss``.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: ``points`` is not in 2..n, or all predicted changes are the same.
+        """
+        return validate(
+            self, x_test, y_test, points, solver=solver, curvature=curvature, progress=progress
+        )
 
     # How it is done.
 
