@@ -11,6 +11,7 @@ from influence.gauss_newton import GaussNewton
 from influence.generic_neural_net import GenericNeuralNet
 from influence.hessian import HessianOperator
 from influence.inception_model import BinaryInceptionModel
+from influence.keras_model import KerasModel
 from influence.logistic_regression import BinaryLogisticRegression, LogisticRegression
 from influence.network_retraining import GradientFlow, Proximal
 from influence.retraining import LeaveOneOut, leave_one_out
@@ -33,6 +34,7 @@ __all__ = [
     "GenericNeuralNet",
     "GradientFlow",
     "HessianOperator",
+    "KerasModel",
     "LeaveOneOut",
     "Lissa",
     "LogisticRegression",

@@ -22,7 +22,13 @@ class ConvergenceWarning(UserWarning):
 
 
 def minimize(
-    value_and_gradient, hessian, theta, tolerance, preconditioner=None, near=False
+    value_and_gradient,
+    hessian,
+    theta,
+    tolerance,
+    preconditioner=None,
+    near=False,
+    rounding=1e-13,
 ) -> np.ndarray:
     """The minimiser [p], float64: L-BFGS while it is cheap, then Newton with a line search.
 
@@ -33,6 +39,7 @@ def minimize(
         tolerance: the gradient norm to reach.
         preconditioner: operator -> approximate inverse, for the conjugate gradients.
         near: ``theta`` is near the minimiser: Newton's method at once, without L-BFGS.
+        rounding: of the value, relative; more than float64's where it is computed in float32.
 
     Warns:
         ConvergenceWarning: the gradient norm was not reached.
@@ -45,7 +52,7 @@ def minimize(
         if norm <= tolerance:
             return theta
         direction = _newton_direction(hessian(theta), gradient, tolerance, preconditioner)
-        step = _line_search(value_and_gradient, theta, value, gradient, direction)
+        step = _line_search(value_and_gradient, theta, value, gradient, direction, rounding)
         if step is None:
             break
         theta, value, gradient = step
@@ -95,10 +102,10 @@ def _newton_direction(operator, gradient, tolerance, preconditioner):
         return -solver.solve(operator, gradient).x
 
 
-def _line_search(value_and_gradient, theta, value, gradient, direction):
+def _line_search(value_and_gradient, theta, value, gradient, direction, rounding):
     """Halve the step until the value falls (or, where it is lost in rounding, the gradient)."""
     slope = gradient @ direction
-    rounding = 1e-13 * max(abs(value), 1e-300)
+    rounding = rounding * max(abs(value), 1e-300)
     step = 1.0
     for _ in range(40):
         candidate = theta + step * direction
