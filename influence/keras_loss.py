@@ -137,7 +137,7 @@ def _activation(outputs):
     logits = getattr(outputs, "_keras_logits", None)
     if logits is None or logits.shape != outputs.shape:
         return None
-    for activation in (keras.activations.softmax, keras.activations.sigmoid):
+    for activation in (keras.activations.sigmoid, keras.activations.softmax):
         if np.allclose(activation(logits), outputs, rtol=1e-5, atol=1e-6):
             return activation
     return None

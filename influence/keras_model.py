@@ -25,9 +25,12 @@ from influence.keras_loss import KerasLoss
 from influence.keras_network import KerasNetwork
 from influence.objective import Objective
 from influence.optimization import EXACT_NEWTON_SIZE, minimize
+from influence.solvers import ConjugateGradient
 
 # fit() stops at this gradient norm relative to that of the loss of a training point.
 FIT_TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
+# Of the residual of default solves.
+SOLVE_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
 # Relative rounding of the objective, for the line search.
 _ROUNDING = {"float32": 1e-7, "float64": 1e-13}
 # A layer's outputs and their derivatives take about this many times the room of its inputs.
@@ -256,6 +259,11 @@ class KerasModel(GenericNeuralNet):
                 "with variables=."
             )
         return super()._make_hessian()
+
+    def _solver_for(self, curvature):
+        # No factor: a softmax with free biases has a direction without curvature, which conjugate
+        # gradients never enter.
+        return ConjugateGradient(SOLVE_TOLERANCE[self.dtype.name])
 
     def _default_curvature(self):
         if self.damping == 0:

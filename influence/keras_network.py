@@ -151,7 +151,7 @@ def _chosen(model, variables) -> list:
 def _split(model, chosen):
     """(body, head) of a chain of layers whose last ones hold all chosen variables, else
     (None, model)."""
-    if not isinstance(model, (keras.Sequential, keras.models.Model)) or not model.outputs:
+    if not getattr(model, "outputs", None):
         return None, model
     missing, tensor = {id(v) for v in chosen}, model.outputs[0]
     while missing:
