@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -45,19 +46,27 @@ class AutodiffHessian(HessianOperator):
 
     def _traced_product(self, points, block):
         columns = tf.transpose(block)
+        one_by_one = functools.partial(tf.map_fn, elems=columns, parallel_iterations=1)
+        if is_stream(points):
+            # One pass for all columns, as reading may be what takes long.
+            mean = self._mean(points, tf.zeros_like(columns), one_by_one)
+            return tf.transpose(mean + one_by_one(self._regularizer_product))
+
+        def of_column(vector):
+            mean = self._mean(points, tf.zeros_like(vector), lambda function: function(vector))
+            return mean + self._regularizer_product(vector)
+
+        return tf.transpose(one_by_one(of_column))
+
+    def _mean(self, points, zero, apply):
+        """(1/n) Σ ∇²L(z_i) v, for what ``apply`` (a function of v) applies it to."""
 
         def of_batch(x, labels):
-            products = tf.map_fn(
-                lambda vector: self._loss_product(x, labels, vector),
-                columns,
-                parallel_iterations=1,
-            )
-            return products, number_of_rows(labels)
+            product = apply(lambda vector: self._loss_product(x, labels, vector))
+            return product, number_of_rows(labels)
 
-        zero = tf.zeros_like(columns), 0
-        total, number = sum_over_batches(of_batch, points, self._model.batch_size, zero)
-        regularizer = tf.map_fn(self._regularizer_product, columns)
-        return tf.transpose(total / tf.cast(number, block.dtype) + regularizer)
+        total, number = sum_over_batches(of_batch, points, self._model.batch_size, (zero, 0))
+        return total / tf.cast(number, zero.dtype)
 
     def _product_on(self, rows, block):
         self._check_parameters()
