@@ -167,6 +167,15 @@ def _arrays(batch):
     return keras.tree.map_structure(lambda tensor: tensor.numpy(), batch)
 
 
+def as_tensors(x, dtype):
+    """Arrays as tensors: floating-point ones in ``dtype``, integers in their own type."""
+
+    def of_leaf(leaf):
+        return tf.identity(tf.cast(leaf, dtype) if leaf.dtype.kind == "f" else leaf)
+
+    return keras.tree.map_structure(of_leaf, x)
+
+
 def take(x, rows):
     """The ``rows`` of every array of ``x``."""
     return keras.tree.map_structure(lambda leaf: leaf[rows], x)

@@ -6,8 +6,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from influence.dataset import check_classes
-
 
 class KerasLoss:
     """(labels, logits) -> [m]: the loss without its reduction; the mean over the other axes of a
@@ -80,20 +78,23 @@ class KerasLoss:
         if not self._of_keras:
             return
         shape, outputs = tuple(shape), self._outputs
-        short = outputs[:-1]
-        one = bool(outputs) and (self._sparse or outputs[-1] == 1)
-        allowed = [short, (*short, 1)] if self._sparse else [outputs]
-        if one and not self._sparse:
-            allowed.append(short)
-        if not outputs:
-            allowed.append((1,))
+        if self._sparse:
+            allowed = [outputs[:-1], (*outputs[:-1], 1)]
+        else:
+            # A last axis of one may be there or not.
+            other = {(): [(1,)], (1,): [outputs[:-1]]}.get(outputs[-1:], [])
+            allowed = [outputs, *other]
         if shape not in allowed:
             raise ValueError(
                 f"{name} must be {' or '.join(_rows(one) for one in allowed)} for the loss "
                 f"{self.name!r} and outputs {_rows(outputs)}; they are {_rows(shape)}."
             )
-        if self._sparse:
-            check_classes(np.array([smallest, largest]), outputs[-1], f"The ends of {name}")
+        ends = np.array([smallest, largest])
+        if self._sparse and ((ends < 0) | (ends >= outputs[-1]) | (ends % 1 != 0)).any():
+            raise ValueError(
+                f"{name} must be the classes 0..{outputs[-1] - 1} for the loss {self.name!r}; "
+                f"they go from {smallest:g} to {largest:g}."
+            )
 
 
 def _rows(shape) -> str:

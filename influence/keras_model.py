@@ -20,7 +20,14 @@ from influence.batches import (
 from influence.dataset import check_indices
 from influence.generic_neural_net import GenericNeuralNet
 from influence.hessian import MatrixOperator
-from influence.keras_data import Stream, checked_like, named_leaves, training_points
+from influence.keras_checks import check_connected, check_penalties, checked_outputs
+from influence.keras_data import (
+    Stream,
+    as_tensors,
+    checked_like,
+    named_leaves,
+    training_points,
+)
 from influence.keras_loss import KerasLoss
 from influence.keras_network import KerasNetwork
 from influence.objective import Objective
@@ -102,14 +109,15 @@ class KerasModel(GenericNeuralNet):
         self.train, self.dtype = train, np.dtype(self._network.variables[0].dtype.as_numpy_dtype)
         x, labels = train.first(_PROBED)
         x, labels = self.convert(self._tensors(x)), self._label_tensor(labels)
-        outputs = self._probed_outputs(x)
+        outputs = checked_outputs(self._network, x)
         self._loss = KerasLoss(model, loss, outputs, regularised=regularization is None)
         self._outputs_like = tf.TensorSpec([None, *outputs.shape[1:]], outputs.dtype)
         super().__init__(train, self._network.variables, self.dtype, batch_size)
         self._theta = self._start = flatten(self.variables).numpy()
         self._network.owner = self
-        self._check_penalties(x)
-        self._check_loss(x, labels)
+        if regularization is None:
+            check_penalties(self._network, x)
+        self._check_derivatives(x, labels)
         self._stops_gradient = self._network.stops_gradient(self._embedded(x))
 
     # The objective.
@@ -273,12 +281,7 @@ class KerasModel(GenericNeuralNet):
         return self._at_theta["damped"]
 
     def _tensors(self, x):
-        """Arrays as tensors: floating-point ones in the model's type, integers in their own."""
-
-        def of_leaf(leaf):
-            return tf.identity(tf.cast(leaf, self.dtype) if leaf.dtype.kind == "f" else leaf)
-
-        return keras.tree.map_structure(of_leaf, x)
+        return as_tensors(x, self.dtype)
 
     def _label_tensor(self, labels):
         return self._tensors(labels)
@@ -384,61 +387,12 @@ class KerasModel(GenericNeuralNet):
     def _check_labels(self, labels, name):
         self._loss.check_labels(labels.shape[1:], labels.min(), labels.max(), name)
 
-    def _probed_outputs(self, x):
-        """The outputs of the first points, once they are known to be a function of each."""
-        network, name = self._network, self._network.model.name
-        try:
-            outputs, again = network.twice(x)
-            alone = network.whole(take_rows(x, slice(1)))
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            raise ValueError(
-                f"The model {name!r} does not take points like those of train: {error}"
-            ) from error
-        if keras.tree.is_nested(outputs):
-            raise ValueError(
-                f"The model {name!r} has {len(keras.tree.flatten(outputs))} outputs: make a "
-                f"keras.Model of the one whose loss is asked for."
-            )
-        types = {outputs.dtype.name, *(v.dtype.name for v in network.variables)}
-        if types not in ({"float32"}, {"float64"}):
-            raise ValueError(
-                f"The model {name!r} computes in {' and '.join(sorted(types))}: influences need "
-                f"float32 or float64 throughout (keras.config.set_dtype_policy, set_floatx)."
-            )
-        tolerance = 1e3 * np.finfo(self.dtype).eps * max(1e-30, np.abs(outputs).max())
-        if not np.allclose(outputs, again, rtol=0, atol=tolerance):
-            raise ValueError(
-                f"The outputs of the model {name!r} differ from call to call even with "
-                f"training=False: remove the noise, or fix its seed."
-            )
-        if not np.allclose(outputs[:1], alone, rtol=0, atol=tolerance):
-            raise ValueError(
-                f"The outputs of the model {name!r} for a point depend on the other points of its "
-                f"batch: there is no loss of a single point."
-            )
-        return outputs
-
-    def _check_penalties(self, x):
-        if self._regularization is None and self._network.losses_of_data(x):
-            raise ValueError(
-                "The model has penalties that depend on the data (activity_regularizer or "
-                "add_loss): they are no sum over points. Leave them out, and say with "
-                "regularization= what the objective has instead."
-            )
-
-    def _check_loss(self, x, labels):
+    def _check_derivatives(self, x, labels):
         with tf.GradientTape() as tape:
             logits = self._input_logits(x)
             self._loss.check_one_a_point(labels, logits)
             value = tf.reduce_sum(self.example_losses(logits, labels))
-        gradients = tape.gradient(value, self.variables)
-        broken = [v.path for v, g in zip(self._network.chosen, gradients) if g is None]
-        if broken:
-            raise ValueError(
-                f"No gradient reaches {', '.join(broken)}: the loss does not depend on it, or goes "
-                f"through an operation without derivative (round, argmax, a cast to integers). "
-                f"Change the model, or choose others with variables=."
-            )
+        check_connected(self._network, tape.gradient(value, self.variables))
         zero = tf.zeros([self.num_parameters, 1], self.dtype)
         try:
             self._directional_derivatives((self._embedded(x), labels), zero)

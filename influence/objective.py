@@ -256,9 +256,9 @@ class Objective(abc.ABC):
         """The compiled ``function(loss, points)`` or ``function(loss, points, block)``."""
         traced = functools.partial(getattr(self, function), loss)
         blocks = [] if block is None else [block]
-        return self.compile((function, loss), traced, points, len(blocks))(points, *blocks)
+        return self.compiled((function, loss), traced, points, len(blocks))(points, *blocks)
 
-    def compile(self, name, function, points, blocks: int = 0):
+    def compiled(self, name, function, points, blocks: int = 0):
         """``function(points, *blocks)``, traced once for each ``name`` and kind of points.
 
         ``points`` are as in ``batches``, a block is [p, k].
