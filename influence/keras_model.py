@@ -223,8 +223,8 @@ class KerasModel(GenericNeuralNet):
         clone = copy.copy(self)
         clone.train = training_points(train)
         clone._theta, clone._at_theta = self._start, {}
-        for cached in ("tensors", "_exact"):
-            clone.__dict__.pop(cached, None)
+        if train is not self.train:
+            clone.__dict__.pop("tensors", None)
         return clone
 
     # How it is done.
@@ -288,14 +288,14 @@ class KerasModel(GenericNeuralNet):
 
     def _inputs(self, x, name):
         """Test points ``x``, checked, as tensors that need no other trace than training points."""
-        spec = self.train.spec[0]
+        return self._like(checked_like(x, self.train.spec[0], name), self.train.spec[0])
 
+    def _like(self, arrays, spec):
         def of_leaf(leaf, leaf_spec):
             whole = leaf.dtype.kind != "f" and not leaf_spec.dtype.is_floating
             return leaf.astype(leaf_spec.dtype.as_numpy_dtype if whole else self.dtype)
 
-        x = keras.tree.map_structure(of_leaf, checked_like(x, spec, name), spec)
-        return self._tensors(x)
+        return self._tensors(keras.tree.map_structure(of_leaf, arrays, spec))
 
     def _points(self, x, labels, x_name, labels_name):
         x, spec = self._inputs(x, x_name), self.train.spec[1]
@@ -304,7 +304,7 @@ class KerasModel(GenericNeuralNet):
         rows = keras.tree.flatten(x)[0].shape[0]
         if len(labels) != rows:
             raise ValueError(f"{x_name} has {rows} rows and {labels_name} has {len(labels)}.")
-        return self._embedded(x), self._label_tensor(labels.astype(spec.dtype.as_numpy_dtype))
+        return self._embedded(x), self._like(labels, spec)
 
     def _embedded(self, x):
         """What the frozen layers make of points, where there are any."""
@@ -339,6 +339,19 @@ class KerasModel(GenericNeuralNet):
         return map_over_batches(
             lambda x: self._network.features(self.convert(x)), points, self.batch_size, like
         )
+
+    def output_jacobians(self, x):
+        """As the generic one, a batch at once: a forward-mode pass for every parameter."""
+
+        def of_parameter(direction):
+            tangents = split(direction, self.variables)
+            with tf.autodiff.ForwardAccumulator(self.variables, tangents) as forward:
+                outputs = self.logits(x)
+            along = forward.jvp(outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return tf.reshape(along, [number_of_rows(x), self.num_outputs])
+
+        columns = tf.map_fn(of_parameter, tf.eye(self.num_parameters, dtype=self.dtype))
+        return tf.transpose(columns, [1, 2, 0])
 
     # Fitting.
 

@@ -318,6 +318,12 @@ def test_other_functions_for_loss_and_regularisers():
     np.testing.assert_allclose(model.gradient(), theirs.gradient(), atol=1e-8)
 
 
+def test_fractional_test_labels_of_whole_training_labels_stay():
+    model = KerasModel(tanh_regression(), (X, Y))
+    outputs = model.predict(X)[:, 0]
+    np.testing.assert_allclose(model.losses(X, Y + 0.5), (Y + 0.5 - outputs) ** 2, atol=1e-12)
+
+
 def test_stopped_gradients_leave_gauss_newton():
     # tf.nn.moments stops the gradient of the mean: a Hessian would be wrong, without a word.
     problem = Problem()
