@@ -11,6 +11,7 @@ from influence.gauss_newton import GaussNewton
 from influence.generic_neural_net import GenericNeuralNet
 from influence.hessian import HessianOperator
 from influence.inception_model import BinaryInceptionModel
+from influence.keras_model import KerasModel
 from influence.logistic_regression import BinaryLogisticRegression, LogisticRegression
 from influence.network_retraining import GradientFlow, Proximal
 from influence.retraining import LeaveOneOut, leave_one_out
@@ -18,6 +19,7 @@ from influence.sklearn_adapter import from_sklearn
 from influence.smooth_hinge import SmoothHinge
 from influence.solution import Solution, SolverError, SolverWarning
 from influence.solvers import ConjugateGradient, Exact, Lissa
+from influence.validation import Validation
 
 __all__ = [
     "Adam",
@@ -33,6 +35,7 @@ __all__ = [
     "GenericNeuralNet",
     "GradientFlow",
     "HessianOperator",
+    "KerasModel",
     "LeaveOneOut",
     "Lissa",
     "LogisticRegression",
@@ -41,6 +44,7 @@ __all__ = [
     "Solution",
     "SolverError",
     "SolverWarning",
+    "Validation",
     "from_sklearn",
     "leave_one_out",
 ]

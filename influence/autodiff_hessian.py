@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import numpy as np
 import tensorflow as tf
 
-from influence.batches import sum_over_batches
+from influence.batches import is_stream, number_of_rows, sum_over_batches, take_rows
 from influence.hessian import HessianOperator
 
 
@@ -22,14 +25,17 @@ class AutodiffHessian(HessianOperator):
         super().__init__(model.num_parameters, model.dtype, len(model.train))
         self._model = model
         self._parameters = model.parameters
-        dtype = tf.as_dtype(model.dtype)
-        self._compiled = tf.function(
-            self._traced_product, input_signature=[tf.TensorSpec([self.shape[0], None], dtype)]
-        )
+        self._compiled = self._compile("_traced_product", self._model.tensors, blocks=1)
 
     def _product(self, block):
         self._check_parameters()
-        return self._compiled(block)
+        return self._compiled(self._model.tensors, block)
+
+    def _compile(self, function: str, points, blocks: int = 0):
+        """The compiled method, traced once a model: its operators at all parameters share it."""
+        # Of a copy, so that the trace does not keep this operator, and its factor, alive.
+        traced = getattr(copy.copy(self), function)
+        return self._model.compiled((type(self), function), traced, points, blocks)
 
     def _check_parameters(self):
         if not np.array_equal(self._parameters, self._model.parameters):
@@ -38,26 +44,42 @@ class AutodiffHessian(HessianOperator):
                 "(model.hessian(), model.gauss_newton())."
             )
 
-    def _traced_product(self, block):
-        model = self._model
+    def _traced_product(self, points, block):
+        columns = tf.transpose(block)
+        one_by_one = functools.partial(tf.map_fn, elems=columns, parallel_iterations=1)
+        if is_stream(points):
+            # One pass for all columns, as reading may be what takes long.
+            mean = self._mean(points, tf.zeros_like(columns), one_by_one)
+            return tf.transpose(mean + one_by_one(self._regularizer_product))
 
         def of_column(vector):
-            total = sum_over_batches(
-                lambda x, labels: self._loss_product(x, labels, vector),
-                model.tensors,
-                model.batch_size,
-                tf.zeros_like(vector),
-            )
-            return total / self.num_examples + self._regularizer_product(vector)
+            mean = self._mean(points, tf.zeros_like(vector), lambda function: function(vector))
+            return mean + self._regularizer_product(vector)
 
-        return tf.transpose(tf.map_fn(of_column, tf.transpose(block), parallel_iterations=1))
+        return tf.transpose(one_by_one(of_column))
+
+    def _mean(self, points, zero, apply):
+        """(1/n) Σ ∇²L(z_i) v, for what ``apply`` (a function of v) applies it to."""
+
+        def of_batch(x, labels):
+            product = apply(lambda vector: self._loss_product(x, labels, vector))
+            return product, number_of_rows(labels)
+
+        total, number = sum_over_batches(of_batch, points, self._model.batch_size, (zero, 0))
+        return total / tf.cast(number, zero.dtype)
 
     def _product_on(self, rows, block):
         self._check_parameters()
+        points = self._model.tensors
+        if is_stream(points):
+            raise ValueError(
+                "Lissa draws single training points, and a stream has no single ones: use "
+                "ConjugateGradient(), or Exact() for few parameters."
+            )
 
         def of_rows(arguments):
             chosen, columns = arguments
-            x, labels = (tf.gather(array, chosen) for array in self._model.tensors)
+            x, labels = take_rows(points, chosen)
             size = tf.cast(tf.shape(chosen)[0], block.dtype)
 
             def of_column(vector):
@@ -85,13 +107,11 @@ class AutodiffHessian(HessianOperator):
 
     def _regularizer_matrix(self):
         """∇²(regulariser) [p, p]."""
-        size = self.shape[0]
+        products = self._compile("_traced_regularizer", (), blocks=1)
+        return products((), tf.eye(self.shape[0], dtype=self.dtype)).numpy()
 
-        @tf.function
-        def products():
-            return tf.map_fn(self._regularizer_product, tf.eye(size, dtype=self.dtype))
-
-        return products.get_concrete_function()().numpy()
+    def _traced_regularizer(self, _, columns):
+        return tf.map_fn(self._regularizer_product, columns)
 
     def _second_derivative(self, function, vector, rows=None, columns=None):
         """∂² function/∂rows ∂columns times ``vector``; rows and columns are variables of the

@@ -1,4 +1,9 @@
-"""Scans over minibatches inside the graph, so that Python makes one call a scan."""
+"""Scans over minibatches inside the graph, so that Python makes one call a scan.
+
+What is scanned, ``points``, is a tuple of tensors with equal first axes, which may be nested (the
+inputs of a network as a dict); or ``(dataset,)``, a ``tf.data.Dataset`` that gives such tuples a
+batch at a time and knows how many there are (its cardinality).
+"""
 
 from __future__ import annotations
 
@@ -14,41 +19,79 @@ def default_batch_size(num_features: int) -> int:
     return max(1, 2**21 // max(1, num_features))
 
 
-def sum_over_batches(function, arrays, batch_size: int, initial):
-    """Σ ``function(*batch)`` over the minibatches of ``arrays`` (equal first axes).
+def sum_over_batches(function, points, batch_size: int, initial):
+    """Σ ``function(*batch)`` over the minibatches of ``points``.
 
     ``initial`` has the structure of a result and is what the sum starts from. The order of the
     additions is fixed, so the same data give the same sum.
     """
-    size = tf.shape(arrays[0])[0]
+    number, batch_at, parallel = _batches(points, batch_size)
 
-    def add(start, total):
-        batch = [array[start : start + batch_size] for array in arrays]
-        return start + batch_size, tf.nest.map_structure(tf.add, total, function(*batch))
+    def add(i, total):
+        return i + 1, tf.nest.map_structure(tf.add, total, function(*batch_at(i)))
 
     return tf.while_loop(
-        lambda start, total: start < size,
-        add,
-        (0, initial),
-        parallel_iterations=PARALLEL_BATCHES,
+        lambda i, total: i < number, add, (0, initial), parallel_iterations=parallel
     )[1]
 
 
-def map_over_batches(function, arrays, batch_size: int, like: tf.TensorSpec):
+def map_over_batches(function, points, batch_size: int, like):
     """``function(*batch)`` of every minibatch, joined along the first axis.
 
-    ``like`` says what one batch gives; its first axis is None.
+    ``like`` says what one batch gives, a ``tf.TensorSpec`` or a structure of them; their first
+    axes are None.
     """
-    size = tf.shape(arrays[0])[0]
-    number = (size + batch_size - 1) // batch_size
-    parts = tf.TensorArray(like.dtype, size=number, infer_shape=False, element_shape=like.shape)
+    number, batch_at, parallel = _batches(points, batch_size)
+    parts = [
+        tf.TensorArray(spec.dtype, size=number, infer_shape=False, element_shape=spec.shape)
+        for spec in tf.nest.flatten(like)
+    ]
 
     def write(i, parts):
-        start = i * batch_size
-        batch = [array[start : start + batch_size] for array in arrays]
-        return i + 1, parts.write(i, function(*batch))
+        results = tf.nest.flatten(function(*batch_at(i)))
+        return i + 1, [part.write(i, result) for part, result in zip(parts, results)]
 
     parts = tf.while_loop(
-        lambda i, parts: i < number, write, (0, parts), parallel_iterations=PARALLEL_BATCHES
+        lambda i, parts: i < number, write, (0, parts), parallel_iterations=parallel
     )[1]
-    return parts.concat()
+    return tf.nest.pack_sequence_as(like, [part.concat() for part in parts])
+
+
+def take_rows(points, rows):
+    """The ``rows`` (a slice, or indices) of every tensor of ``points``."""
+    if isinstance(rows, slice):
+        return tf.nest.map_structure(lambda array: array[rows], points)
+    return tf.nest.map_structure(lambda array: tf.gather(array, rows), points)
+
+
+def number_of_rows(points):
+    """The first axis of every tensor of ``points``, in the graph."""
+    return tf.shape(tf.nest.flatten(points)[0])[0]
+
+
+def spec_of(points):
+    """What a compiled function has to know of ``points``: everything but the number of rows."""
+    if is_stream(points):
+        return (tf.data.DatasetSpec(points[0].element_spec),)
+    return tf.nest.map_structure(
+        lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), points
+    )
+
+
+def is_stream(points) -> bool:
+    """Whether ``points`` come from a ``tf.data.Dataset``."""
+    return len(points) == 1 and isinstance(points[0], tf.data.Dataset)
+
+
+def _batches(points, batch_size):
+    """(their number, index -> batch, how many may be in flight at once)."""
+    if is_stream(points):
+        iterator = iter(points[0])
+        # One after the other: an iterator has no place to go back to.
+        return tf.cast(points[0].cardinality(), tf.int32), lambda i: next(iterator), 1
+    number = (number_of_rows(points) + batch_size - 1) // batch_size
+
+    def batch_at(i):
+        return take_rows(points, slice(i * batch_size, (i + 1) * batch_size))
+
+    return number, batch_at, PARALLEL_BATCHES

@@ -48,25 +48,22 @@ class GaussNewton(AutodiffHessian):
     def _dense(self):
         # Products of all the Jacobians at once, instead of p products with the operator.
         self._check_parameters()
-        model = self._model
-        x, labels = model.tensors
-        outputs = max(1, model.outputs(model.train.x[:1]).size)
-        batch_size = max(1, _JACOBIAN_NUMBERS // (outputs * self.shape[0]))
-        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (x, labels)]
-
-        @tf.function(input_signature=signature)
-        def total(x, labels):
-            return sum_over_batches(
-                self._jacobian_product,
-                (x, labels),
-                min(batch_size, model.batch_size),
-                tf.zeros(self.shape, self.dtype),
-            )
-
-        # One graph each; bare functions would pass for one that is traced again and again.
-        matrix = total.get_concrete_function()(x, labels).numpy() / self.num_examples
+        total = self._compile("_traced_dense", self._model.tensors)
+        matrix = total(self._model.tensors).numpy() / self.num_examples
         matrix += self._regularizer_matrix()
         return (matrix + matrix.T) / 2
+
+    def _traced_dense(self, points):
+        """Σ J_iᵀ Λ_i J_i, [p, p]."""
+        model = self._model
+        outputs = model.num_outputs
+        batch_size = max(1, _JACOBIAN_NUMBERS // (outputs * self.shape[0]))
+        return sum_over_batches(
+            self._jacobian_product,
+            points,
+            min(batch_size, model.batch_size),
+            tf.zeros(self.shape, self.dtype),
+        )
 
     def _jacobian_product(self, x, labels):
         """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""

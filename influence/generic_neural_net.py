@@ -8,12 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from influence.autodiff_hessian import AutodiffHessian
+from influence.batches import is_stream, take_rows
 from influence.dataset import check_indices
 from influence.gauss_newton import GaussNewton
 from influence.hessian import HessianOperator
 from influence.objective import Objective
 from influence.solution import Solution
 from influence.solvers import ConjugateGradient, Exact
+from influence.validation import Validation, validate
 
 # Up to this many parameters the whole matrix is cheaper than an iteration.
 EXACT_SIZE = 2000
@@ -55,7 +57,7 @@ class GenericNeuralNet(Objective):
 
     def inverse_hvp(self, v, solver=None, strict: bool = False, curvature=None) -> Solution:
         """H⁻¹ v for v [p] or [p, k], with how the solve went; the rest as elsewhere."""
-        operator = self.hessian() if curvature is None else curvature
+        operator = self._default_curvature() if curvature is None else curvature
         if operator.shape[0] != self.num_parameters:
             raise ValueError(
                 f"curvature must be an operator on {self.num_parameters} parameters, not "
@@ -89,7 +91,8 @@ class GenericNeuralNet(Objective):
                 log(1 − p(y|x)), which rises, like the loss, as the model gets less sure of y.
             solver: ``Exact()``, ``ConjugateGradient()``, ``Lissa()``; None is ``Exact()`` up to
                 2,000 parameters and conjugate gradients above.
-            curvature: the operator that stands for H; None is ``hessian()``. Away from an optimum
+            curvature: the operator that stands for H; None is ``hessian()``, with its damping
+                where a model has one. Away from an optimum
                 ``hessian() + δ`` or ``gauss_newton() + δ`` (δ is the paper's damping).
             train_indices: only these training points, in this order, instead of all n.
             strict: an unconverged or indefinite solve is an error instead of a warning.
@@ -141,27 +144,57 @@ class GenericNeuralNet(Objective):
         """
         gradient = self.test_gradient(x_test, y_test, loss, "mean")
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
-        x, labels = self._train_points(check_indices(train_indices, len(self.train)))
-        s_test = tf.constant(s_test[:, np.newaxis], self.dtype)
-        return self._input_gradients(x, labels, s_test) / len(self.train)
+        x, labels = self._raw_points(check_indices(train_indices, len(self.train)))
+        s_test = tf.constant(s_test[:, np.newaxis] / len(self.train), self.dtype)
+        return self._input_gradients(x, labels, s_test)
 
     def self_influence(
         self, *, solver=None, curvature=None, train_indices=None, strict=False
     ) -> np.ndarray:
         """∇L(z_i)ᵀ H⁻¹ ∇L(z_i) of every training point, [n]: how far it holds up its own label."""
-        x, labels = self._train_points(train_indices)
         result = []
-        for first in range(0, labels.shape[0], _SELF_INFLUENCE_BLOCK):
-            block = slice(first, first + _SELF_INFLUENCE_BLOCK)
-            gradients = self._gradients("normal", x[block], labels[block]).T
+        for x, labels in self._blocks(self._train_points(train_indices)):
+            gradients = self._gradients("normal", x, labels).T
             solved = self.inverse_hvp(gradients, solver, strict, curvature).x
             result.append(np.sum(gradients * solved, axis=0))
         return np.concatenate(result)
+
+    def validate(
+        self, x_test, y_test, points: int = 20, *, solver=None, curvature=None, progress=False
+    ) -> Validation:
+        """Refit without the most influential points: can the scores be trusted on this model?
+
+        See ``Validation`` for how to read the answer.
+
+        Args:
+            x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
+            points: k, those with the largest |influence|; every one costs a refit.
+            solver, curvature: as in ``influence_on_loss``.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: ``points`` is not in 2..n, or all predicted changes are the same.
+        """
+        return validate(
+            self, x_test, y_test, points, solver=solver, curvature=curvature, progress=progress
+        )
 
     # How it is done.
 
     def _make_hessian(self) -> HessianOperator:
         return AutodiffHessian(self)
+
+    def _default_curvature(self) -> HessianOperator:
+        return self.hessian()
+
+    def _blocks(self, points):
+        """A few of these points at a time."""
+        if is_stream(points):
+            yield from points[0]
+            return
+        x, labels = points
+        for first in range(0, labels.shape[0], _SELF_INFLUENCE_BLOCK):
+            yield take_rows((x, labels), slice(first, first + _SELF_INFLUENCE_BLOCK))
 
     def preconditioner(self):
         """An operator that approximates H⁻¹ for conjugate gradients, or None."""

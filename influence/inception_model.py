@@ -15,6 +15,7 @@ from influence import backbones
 from influence.dataset import Dataset, check_dataset, check_indices, check_inputs
 from influence.files import write_atomically
 from influence.logistic_regression import BinaryLogisticRegression
+from influence.validation import Validation
 
 # What h5py raises for a file that is none, that is cut, or whose checksums do not fit.
 _DAMAGE = (OSError, KeyError, RuntimeError, ValueError)
@@ -145,6 +146,10 @@ class BinaryInceptionModel:
             indices, self.features(x_test), y_test, **settings
         )
         return self.pixel_gradient(self.train.x[indices], gradients)
+
+    def validate(self, x_test, y_test, points: int = 20, **settings) -> Validation:
+        """``GenericNeuralNet.validate`` for test images [m, side, side, 3]."""
+        return self.top.validate(self.features(x_test), y_test, points, **settings)
 
     def pixel_gradient(self, images, feature_gradients) -> np.ndarray:
         """Vector-Jacobian products gᵢᵀ ∂φ/∂x at images xᵢ: [k, side, side, 3].

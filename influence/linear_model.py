@@ -177,9 +177,9 @@ class LinearModel(GenericNeuralNet):
             return self._functions(self.dtype).logits(self._rows(x), self.weights)
         return super()._outputs(x)
 
-    def _call(self, function, loss, x, labels, *blocks):
+    def _call(self, function, loss, x, labels, block=None):
         if not scipy.sparse.issparse(x):
-            return super()._call(function, loss, x, labels, *blocks)
+            return super()._call(function, loss, x, labels, block=block)
         # The generic functions, differentiated at the logits: x itself is never made dense, but
         # for gradients of single points, which are.
         logits = self._outputs(x)

@@ -10,7 +10,13 @@ import scipy.sparse
 import tensorflow as tf
 
 from influence.autodiff_hessian import flatten, split
-from influence.batches import default_batch_size, map_over_batches, sum_over_batches
+from influence.batches import (
+    default_batch_size,
+    map_over_batches,
+    number_of_rows,
+    spec_of,
+    sum_over_batches,
+)
 from influence.dataset import (
     Dataset,
     check_dataset,
@@ -35,7 +41,7 @@ class Objective(abc.ABC):
     """
 
     def __init__(self, train: Dataset, variables, dtype="float32", batch_size: int | None = None):
-        check_dataset(train)
+        self._check_train(train)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}.")
         if batch_size is not None and batch_size < 1:
@@ -44,7 +50,6 @@ class Objective(abc.ABC):
         self.dtype = np.dtype(dtype)
         self.variables = list(variables)
         self.batch_size = batch_size or default_batch_size(int(np.prod(train.x.shape[1:])))
-        self._check_labels(train.labels, "train.labels")
         self._compiled = {}
         # What was computed at the present θ; new parameters empty it.
         self._at_theta = {}
@@ -77,6 +82,11 @@ class Objective(abc.ABC):
     def _check_labels(self, labels: np.ndarray, name: str) -> None:
         """Raise a ValueError for labels that the model cannot take."""
 
+    def _check_train(self, train) -> None:
+        """Raise a ValueError for training points that the model cannot take."""
+        check_dataset(train)
+        self._check_labels(train.labels, "train.labels")
+
     def output_jacobians(self, x: tf.Tensor) -> tf.Tensor:
         """∂logits/∂θ of converted points ``x`` [m, ...]: [m, c, p], traceable.
 
@@ -84,15 +94,16 @@ class Objective(abc.ABC):
         """
 
         def of_point(point):
+            alone = tf.nest.map_structure(lambda array: array[tf.newaxis], point)
             with tf.GradientTape(persistent=True) as tape:
-                outputs = tf.unstack(tf.reshape(self.logits(point[tf.newaxis]), [-1]))
+                outputs = tf.unstack(tf.reshape(self.logits(alone), [-1]))
             rows = [
                 tape.gradient(output, self.variables, unconnected_gradients="zero")
                 for output in outputs
             ]
             return tf.stack([flatten(row) for row in rows])
 
-        return tf.map_fn(of_point, x)
+        return tf.map_fn(of_point, x, fn_output_signature=self.dtype)
 
     def adversarial_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """log of the probability of a wrong answer, [m]; only for models with probabilities."""
@@ -135,6 +146,12 @@ class Objective(abc.ABC):
         return model.fit()
 
     # The objective and its derivatives.
+
+    @functools.cached_property
+    def num_outputs(self) -> int:
+        """c, the numbers that the model puts out for a point."""
+        with tf.init_scope():
+            return max(1, self.outputs(self.train.x[:1]).size)
 
     @functools.cached_property
     def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -181,7 +198,7 @@ class Objective(abc.ABC):
 
     def _directional_derivatives(self, points, block: tf.Tensor) -> tf.Tensor:
         """∇L(z_i)ᵀ of every column of ``block`` [p, k], forward-mode: [q, k]."""
-        return self._call("_traced_directional_derivatives", "normal", *points, block)
+        return self._call("_traced_directional_derivatives", "normal", *points, block=block)
 
     def _outputs(self, x) -> tf.Tensor:
         return self.logits(self.convert(x))
@@ -194,9 +211,18 @@ class Objective(abc.ABC):
         """The mean of ∇L of these points, [p]."""
         return self._call("_traced_mean_gradient", loss, x, labels).numpy()
 
+    def _input_logits(self, x):
+        """``logits`` of the points that ``_raw_points`` gives."""
+        return self.logits(x)
+
+    def _raw_points(self, indices):
+        """Training points as they came, where ``_train_points`` gives something made of them."""
+        return self._train_points(indices)
+
     def _input_gradients(self, x, labels, direction: tf.Tensor) -> np.ndarray:
         """∇_x of ∇L(z_i)ᵀ ``direction`` [p, 1] of these points, in converted units: [q, ...]."""
-        return self._call("_traced_input_gradient", "normal", x, labels, direction).numpy()
+        gradients = self._call("_traced_input_gradient", "normal", x, labels, block=direction)
+        return tf.nest.map_structure(lambda gradient: gradient.numpy(), gradients)
 
     def _regularization_gradient(self) -> np.ndarray:
         with tf.GradientTape() as tape:
@@ -226,18 +252,24 @@ class Objective(abc.ABC):
     def _label_tensor(self, labels) -> tf.Tensor:
         return tf.constant(labels.astype(self.label_dtype))
 
-    def _call(self, function: str, loss: str, x, labels, *blocks) -> tf.Tensor:
-        """The compiled ``function(loss, x, labels, *blocks)``, traced once for each number type."""
-        key = (function, loss, x.dtype, labels.dtype)
+    def _call(self, function: str, loss: str, *points, block=None):
+        """The compiled ``function(loss, points)`` or ``function(loss, points, block)``."""
+        traced = functools.partial(getattr(self, function), loss)
+        blocks = [] if block is None else [block]
+        return self.compiled((function, loss), traced, points, len(blocks))(points, *blocks)
+
+    def compiled(self, name, function, points, blocks: int = 0):
+        """``function(points, *blocks)``, traced once for each ``name`` and kind of points.
+
+        ``points`` are as in ``batches``, a block is [p, k].
+        """
+        spec = spec_of(points)
+        key = (name, repr(spec))
         if key not in self._compiled:
-            signature = [
-                tf.TensorSpec([None, *self.train.x.shape[1:]], x.dtype),
-                tf.TensorSpec([None, *labels.shape[1:]], labels.dtype),
-                *(tf.TensorSpec([self.num_parameters, None], self.dtype) for _ in blocks),
-            ]
-            traced = functools.partial(getattr(self, function), loss)
-            self._compiled[key] = tf.function(traced, input_signature=signature)
-        return self._compiled[key](x, labels, *blocks)
+            block = tf.TensorSpec([self.num_parameters, None], self.dtype)
+            signature = [spec, *[block] * blocks]
+            self._compiled[key] = tf.function(function, input_signature=signature)
+        return self._compiled[key]
 
     def _losses_of(self, loss):
         functions = {"normal": self.example_losses, "adversarial": self.adversarial_losses}
@@ -248,35 +280,35 @@ class Objective(abc.ABC):
     def _batch_losses(self, loss, x, labels):
         return self._losses_of(loss)(self.logits(self.convert(x)), labels)
 
-    def _traced_losses(self, loss, x, labels):
+    def _traced_losses(self, loss, points):
         return map_over_batches(
             functools.partial(self._batch_losses, loss),
-            (x, labels),
+            points,
             self.batch_size,
             tf.TensorSpec([None], self.dtype),
         )
 
-    def _traced_mean_gradient(self, loss, x, labels):
-        total = sum_over_batches(
-            functools.partial(self._sum_gradient, loss),
-            (x, labels),
-            self.batch_size,
-            tf.zeros(self.num_parameters, self.dtype),
-        )
-        return total / tf.cast(tf.shape(labels)[0], self.dtype)
+    def _traced_mean_gradient(self, loss, points):
+        def of_batch(x, labels):
+            return self._sum_gradient(loss, x, labels), number_of_rows(labels)
+
+        zero = tf.zeros(self.num_parameters, self.dtype)
+        total, number = sum_over_batches(of_batch, points, self.batch_size, (zero, 0))
+        return total / tf.cast(number, self.dtype)
 
     def _sum_gradient(self, loss, x, labels):
         with tf.GradientTape() as tape:
             value = tf.reduce_sum(self._batch_losses(loss, x, labels))
         return flatten(tape.gradient(value, self.variables, unconnected_gradients="zero"))
 
-    def _traced_gradients(self, loss, x, labels):
+    def _traced_gradients(self, loss, points):
         """∇L of every point, [m, p]."""
 
         def of_point(point):
-            return self._sum_gradient(loss, point[0][tf.newaxis], point[1][tf.newaxis])
+            alone = tf.nest.map_structure(lambda array: array[tf.newaxis], point)
+            return self._sum_gradient(loss, *alone)
 
-        return tf.map_fn(of_point, (x, labels), fn_output_signature=self.dtype)
+        return tf.map_fn(of_point, points, fn_output_signature=self.dtype)
 
     def _along(self, loss, x, labels, vector):
         """Directional derivatives of the losses along ``vector`` [p]: [b]."""
@@ -285,7 +317,7 @@ class Objective(abc.ABC):
             losses = self._batch_losses(loss, x, labels)
         return forward.jvp(losses, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    def _traced_directional_derivatives(self, loss, x, labels, block):
+    def _traced_directional_derivatives(self, loss, points, block):
         def of_batch(x, labels):
             columns = tf.map_fn(
                 lambda vector: self._along(loss, x, labels, vector), tf.transpose(block)
@@ -293,9 +325,9 @@ class Objective(abc.ABC):
             return tf.transpose(columns)
 
         like = tf.TensorSpec([None, None], self.dtype)
-        return map_over_batches(of_batch, (x, labels), self.batch_size, like)
+        return map_over_batches(of_batch, points, self.batch_size, like)
 
-    def _traced_input_gradient(self, loss, x, labels, block):
+    def _traced_input_gradient(self, loss, points, block):
         """∇_x of the directional derivatives along the one column of ``block``: [k, ...]."""
 
         def of_batch(x, labels):
@@ -304,9 +336,11 @@ class Objective(abc.ABC):
                 tape.watch(x)
                 tangents = split(block[:, 0], self.variables)
                 with tf.autodiff.ForwardAccumulator(self.variables, tangents) as forward:
-                    losses = self.example_losses(self.logits(x), labels)
+                    losses = self.example_losses(self._input_logits(x), labels)
                 along = forward.jvp(losses, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return tape.gradient(along, x, unconnected_gradients="zero")
 
-        like = tf.TensorSpec([None, *self.train.x.shape[1:]], self.dtype)
-        return map_over_batches(of_batch, (x, labels), self.batch_size, like)
+        like = tf.nest.map_structure(
+            lambda array: tf.TensorSpec([None, *array.shape[1:]], self.dtype), points[0]
+        )
+        return map_over_batches(of_batch, points, self.batch_size, like)

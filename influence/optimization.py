@@ -22,7 +22,13 @@ class ConvergenceWarning(UserWarning):
 
 
 def minimize(
-    value_and_gradient, hessian, theta, tolerance, preconditioner=None, lbfgs=True
+    value_and_gradient,
+    hessian,
+    theta,
+    tolerance,
+    preconditioner=None,
+    lbfgs=True,
+    rounding=1e-13,
 ) -> np.ndarray:
     """The minimiser [p], float64: L-BFGS while it is cheap, then Newton with a line search.
 
@@ -34,6 +40,7 @@ def minimize(
         preconditioner: operator -> approximate inverse, for the conjugate gradients.
         lbfgs: False for Newton's method at once: where a product with the Hessian costs no more
             than a gradient, or where ``theta`` is near the minimiser.
+        rounding: of the value, relative; more than float64's where it is computed in float32.
 
     Warns:
         ConvergenceWarning: the gradient norm was not reached.
@@ -49,7 +56,7 @@ def minimize(
         # as the last step's success warrants, and no more exact than the fit asks for.
         forcing = np.clip(0.9 * (norm / before) ** 1.5, max(0.1 * tolerance / norm, 1e-4), 0.5)
         direction = newton_direction(hessian(theta), gradient, forcing, preconditioner)
-        step = _line_search(value_and_gradient, theta, value, gradient, direction)
+        step = _line_search(value_and_gradient, theta, value, gradient, direction, rounding)
         if step is None:
             break
         theta, value, gradient = step
@@ -100,10 +107,10 @@ def newton_direction(operator, gradient, forcing, preconditioner=None):
         return -solver.solve(operator, gradient).x
 
 
-def _line_search(value_and_gradient, theta, value, gradient, direction):
+def _line_search(value_and_gradient, theta, value, gradient, direction, rounding):
     """Halve the step until the value falls (or, where it is lost in rounding, the gradient)."""
     slope = gradient @ direction
-    rounding = 1e-13 * max(abs(value), 1e-300)
+    rounding = rounding * max(abs(value), 1e-300)
     step = 1.0
     for _ in range(40):
         candidate = theta + step * direction
