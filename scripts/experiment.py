@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -75,7 +77,7 @@ def run(
 
     ``plot`` returns figures by file name. Exits with one sentence when the data are at fault.
     """
-    options, config = _parse(name, config_class, arguments)
+    options, config, command = _parse(name, config_class, arguments)
     output, figures = Path(config.output_dir), Path(options.figures_dir)
     if options.plot_only:
         results = read(output, name)
@@ -87,10 +89,14 @@ def run(
             results = compute(config)
         except DataError as error:
             sys.exit(f"{name}: {error}")
-        _save(results, output, name, config, time.perf_counter() - start)
+        _save(results, output, name, config, command, time.perf_counter() - start)
     use_style()
+    drawn = {}
     for file_name, figure in plot(results).items():
-        save_figure(figure, figures / f"{file_name}.png", results.provenance)
+        path = figures / f"{file_name}.png"
+        save_figure(figure, path, results.provenance)
+        drawn[file_name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    _record_figures(output / f"{name}.json", drawn)
     for metric, numbers in results.metrics.items():
         print(f"  {metric}: ours {show(numbers['ours'])}, paper {show(numbers['paper'])}")
     return results
@@ -117,6 +123,9 @@ def use_style() -> None:
 def save_figure(figure: Figure, path: Path, provenance: Provenance) -> None:
     """Write a PNG; data that are not the paper's are named on it."""
     if provenance.data != "paper":
+        # Not to the canvas, which grows by these words when it is saved: they would overlap.
+        for legend in figure.legends:
+            legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
         figure.text(
             0.5,
             1.0,
@@ -142,11 +151,15 @@ def show(value) -> str:
     if value is None:
         return "—"
     if isinstance(value, list):
-        shown = [show(item) for item in value[:8]] + ["…"] * (len(value) > 8)
-        return "[" + ", ".join(shown) + "]"
+        return "[" + ", ".join(shown_items(value)) + "]"
     if isinstance(value, float):
         return f"{value:.5g}"
     return str(value)
+
+
+def shown_items(values: list) -> list[str]:
+    """The first of a list of numbers, each as ``show`` does, and a sign that there are more."""
+    return [show(item) for item in values[:8]] + ["…"] * (len(values) > 8)
 
 
 def _parse(name, config_class, arguments):
@@ -173,12 +186,29 @@ def _parse(name, config_class, arguments):
     chosen = {item.name: getattr(options, item.name) for item in own}
     of_scale = {"quick": config_class.QUICK, "paper": config_class.PAPER}.get(options.scale, {})
     chosen = of_scale | {key: value for key, value in chosen.items() if value is not None}
-    return options, config_class(
+    config = config_class(
         data=options.data, scale=options.scale, output_dir=options.output_dir, **chosen
     )
+    return options, config, _command(parser, options)
 
 
-def _save(results, output, name, config, seconds):
+def _command(parser, options):
+    """The command that computes the same numbers: the options that are not the defaults. Folders
+    are left out, as they change no number and may be of one machine only."""
+    words = parser.prog.split()
+    for name, value in vars(options).items():
+        folder = name in ("output_dir", "figures_dir")
+        if folder or name == "plot_only" or value == parser.get_default(name):
+            continue
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
+
+
+def _save(results, output, name, config, command, seconds):
     settings = {
         item.name: getattr(config, item.name)
         for item in dataclasses.fields(config)
@@ -187,6 +217,7 @@ def _save(results, output, name, config, seconds):
     versions = {package: importlib.metadata.version(package) for package in _VERSIONS}
     record = {
         "experiment": name,
+        "command": command,
         "data": results.provenance.data,
         "data_sha256": results.provenance.sha256,
         "scale": config.scale,
@@ -194,10 +225,21 @@ def _save(results, output, name, config, seconds):
         "metrics": results.metrics,
         "seconds": round(seconds, 2),
         "versions": {"python": platform.python_version(), **versions},
+        "figures": {},
     }
-    text = json.dumps(record, indent=2, allow_nan=False).encode()
     write_atomically(output / f"{name}.npz", lambda file: np.savez(file, **results.arrays))
-    write_atomically(output / f"{name}.json", lambda file: file.write(text))
+    _write_json(output / f"{name}.json", record)
+
+
+def _record_figures(path, drawn):
+    """Which figures these numbers drew, by SHA-256: whoever shows one can tell it from another
+    run's."""
+    _write_json(path, json.loads(path.read_text()) | {"figures": drawn})
+
+
+def _write_json(path, record):
+    text = json.dumps(record, indent=2, allow_nan=False).encode()
+    write_atomically(path, lambda file: file.write(text))
 
 
 def _plain(value):

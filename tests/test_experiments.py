@@ -1,6 +1,7 @@
 """The experiments' contract: options, files, metric names, stand-ins that are never silent."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from scripts import (
     hospital_readmission,
     reproduce,
 )
-from scripts.experiment import Config, Results, run, show
+from scripts.claims import CLAIMS
+from scripts.experiment import Config, Results, run, save_figure, show
 from scripts.loaders.registry import Provenance
 
 mpl.use("Agg")
@@ -113,13 +115,45 @@ def test_json_is_the_contract(reproduction, name):
     assert record["config"]
     assert record["versions"].keys() >= {"python", "tensorflow", "numpy"}
     assert all(len(digest) == 64 for digest in record["data_sha256"].values())
+    assert record["command"] == f"python -m scripts.{name} --data stand-in --scale quick"
     assert record["metrics"].keys() >= METRICS[name]
     assert all(numbers.keys() == {"paper", "ours"} for numbers in record["metrics"].values())
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_figure_is_written(reproduction, name):
-    assert (reproduction[0] / "figures" / f"{name}.png").read_bytes()[:4] == PNG
+def test_figures_are_written_and_recorded(reproduction, name):
+    folder = reproduction[0]
+    assert (folder / "figures" / f"{name}.png").read_bytes()[:4] == PNG
+    drawn = json.loads((folder / "output" / f"{name}.json").read_text())["figures"]
+    assert name in drawn
+    for figure, digest in drawn.items():
+        content = (folder / "figures" / f"{figure}.png").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_claims_are_of_the_numbers_and_figures_that_there_are(reproduction, name):
+    record = json.loads((reproduction[0] / "output" / f"{name}.json").read_text())
+    claim = CLAIMS[name]
+    papers = {metric for metric, value in record["metrics"].items() if value["paper"] is not None}
+    assert claim.numbers.keys() >= papers
+    unknown = claim.numbers.keys() - record["metrics"].keys()
+    # The network, which a quick run leaves out; tests/test_gallery.py has its names.
+    assert all(metric.startswith("cnn_") for metric in unknown)
+    plots = {figure for figure in record["figures"] if not figure.startswith("photos/")}
+    assert claim.figures.keys() >= plots
+
+
+def test_gallery_shows_every_plot_and_no_photograph(reproduction):
+    folder, finished = reproduction
+    page = (folder / "figures" / "index.html").read_text()
+    assert "index.html" in finished.stdout
+    records = [json.loads((folder / "output" / f"{name}.json").read_text()) for name in METRICS]
+    drawn = [figure for record in records for figure in record["figures"]]
+    photographs = [figure for figure in drawn if figure.startswith("photos/")]
+    assert photographs
+    assert page.count("<img") == len(drawn) - len(photographs)
+    assert page.count("STAND-IN DATA") == len(reproduce.EXPERIMENTS)
 
 
 def test_results_table_has_every_number_and_the_warning(reproduction):
@@ -256,9 +290,11 @@ class ToyConfig(Config):
 
     Attributes:
         size: a number.
+        slow: a switch.
     """
 
     size: int = 3
+    slow: bool = False
 
     QUICK = {"size": 1}
     PAPER = {"size": 9}
@@ -279,28 +315,71 @@ def test_options_come_from_the_config(tmp_path, options, size):
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
     results = run("toy", ToyConfig, toy, lambda results: {}, options + folders)
     assert results.metrics["size"]["ours"] == size
-    assert json.loads((tmp_path / "toy.json").read_text())["config"] == {"size": size}
+    assert json.loads((tmp_path / "toy.json").read_text())["config"]["size"] == size
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], ""),
+        (["--data", "auto", "--scale", "paper"], " --scale paper"),
+        (["--size", "7", "--no-slow"], " --size 7 --no-slow"),
+        (["--size=3", "--slow", "--data=real"], " --data real --size 3 --slow"),
+    ],
+)
+def test_command_is_the_options_that_were_given(tmp_path, options, words):
+    folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
+    run("toy", ToyConfig, toy, lambda results: {}, folders + options)
+    record = json.loads((tmp_path / "toy.json").read_text())
+    assert record["command"] == f"python -m scripts.toy{words}"
+
+
+def test_drawing_again_keeps_the_record_and_renews_the_figures(tmp_path):
+    def plot(results):
+        return {"toy": plt.figure(figsize=(1, 1))}
+
+    folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
+    run("toy", ToyConfig, toy, lambda results: {}, [*folders, "--size", "7"])
+    before = json.loads((tmp_path / "toy.json").read_text())
+    assert before["figures"] == {}
+    run("toy", ToyConfig, None, plot, [*folders, "--plot-only"])
+    after = json.loads((tmp_path / "toy.json").read_text())
+    digest = hashlib.sha256((tmp_path / "toy.png").read_bytes()).hexdigest()
+    assert after == before | {"figures": {"toy": digest}}
+
+
+def test_the_warning_stands_above_a_legend_outside(tmp_path):
+    figure, axis = plt.subplots(layout="constrained")
+    axis.plot([0, 1], label="line")
+    figure.legend(loc="outside upper center", frameon=False)
+    save_figure(figure, tmp_path / "figure.png", Provenance("stand-in", {}))
+    red, green, _ = np.moveaxis(plt.imread(tmp_path / "figure.png")[..., :3], 2, 0)
+    words = np.flatnonzero(((red > 0.8) & (green < 0.3)).any(axis=1))
+    blue_line_or_letters = np.flatnonzero((red < 0.3).any(axis=1))
+    assert words.max() < blue_line_or_letters.min()
 
 
 def test_a_failed_experiment_does_not_stop_the_others(tmp_path, monkeypatch):
     calls = []
-
-    class Finished:
-        def __init__(self, returncode):
-            self.returncode = returncode
+    folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
 
     def fake(command, check):
-        calls.append(command[2])
-        return Finished(1 if "fig1" in command[2] else 0)
+        name = command[2].removeprefix("scripts.")
+        calls.append(name)
+        # Of an earlier run, where this one fails.
+        run(name, ToyConfig, toy, lambda results: {}, folders)
+        return subprocess.CompletedProcess(command, 1 if "fig1" in name else 0)
 
     monkeypatch.setattr(reproduce.subprocess, "run", fake)
-    monkeypatch.setattr(
-        reproduce, "results_table", lambda output, done, failed, options: str(failed)
-    )
-    status = reproduce.main(["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)])
-    assert status == 1
-    assert calls == [f"scripts.{name}" for name in reproduce.EXPERIMENTS]
-    assert (tmp_path / "results.md").read_text() == "['fig1_components']"
+    assert reproduce.main(folders) == 1
+    assert calls == list(reproduce.EXPERIMENTS)
+    table, page = ((tmp_path / name).read_text() for name in ("results.md", "index.html"))
+    assert "**Figure 1: components of influence failed.**" in table
+    assert "scripts.fig1_components" not in table
+    assert "scripts.fig3_smooth_hinge" in table
+    assert page.count("FAILED in this run") == 1
+    assert "scripts.fig1_components" not in page
+    assert "scripts.fig3_smooth_hinge" in page
 
 
 @pytest.mark.parametrize(
