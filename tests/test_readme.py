@@ -21,7 +21,7 @@ def test_code_runs(capsys):
     correlation, slope = map(float, re.search(r"R = (\S+) slope = (\S+)", printed).groups())
     assert correlation > 0.99
     assert slope == pytest.approx(1, abs=0.1)
-    assert "(3, 1500)" in printed
+    assert printed.count("(3, 1500)") >= 4
 
 
 def test_numbers_are_in_the_results():
