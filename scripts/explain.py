@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     """
     arrays = read_arrays(options.data)
     x_train, y_train, x_test, y_test = (arrays[name] for name in NAMES)
-    _check(options, x_train, x_test)
+    _check(options, x_train, x_test, y_test)
     make = fit_logistic if options.model is None else read_keras
     model, curvature, code = make(x_train, y_train, options)
     index = options.test_index
@@ -70,12 +71,12 @@ def run(options: argparse.Namespace) -> None:
     if options.figure is not None:
         use_style()
         write_figure(picture(explanation, x_train, x_test), options.figure)
-    before = ["import numpy as np", f"data = np.load({str(options.data)!r})"]
-    after = [
+    first = [
+        "import numpy as np",
+        f"data = np.load({str(options.data)!r})",
         f'point = data["x_test"][[{index}]], data["y_test"][[{index}]]',
-        "print(model.validate(*point, curvature=curvature))",
     ]
-    print(HINT, *before, *code, *after, sep="\n    ")
+    print(HINT, *first, *code, sep="\n    ")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -119,8 +120,8 @@ def fit_logistic(x, y, options):
         f"model = LogisticRegression(train, {weight_decay!r}).fit()",
     ]
     if not options.damping:
-        return model, None, [*code, "curvature = None"]
-    code += [f"curvature = model.hessian() + {options.damping!r}"]
+        return model, None, [*code, "print(model.validate(*point))"]
+    code += [f"print(model.validate(*point, curvature=model.hessian() + {options.damping!r}))"]
     return model, model.hessian() + options.damping, code
 
 
@@ -151,7 +152,7 @@ def read_keras(x, y, options):
         f"network = keras.saving.load_model({str(options.model)!r})",
         'train = data["x_train"], data["y_train"]',
         f"model = KerasModel(network, train{variables}).fit()  # on to a minimum",
-        f"curvature = model.gauss_newton() + {damping!r}",
+        f"print(model.validate(*point, curvature=model.gauss_newton() + {damping!r}))",
     ]
     return model, model.gauss_newton() + damping, code
 
@@ -189,7 +190,7 @@ def _parse(arguments):
     return parser.parse_args(arguments)
 
 
-def _check(options, x_train, x_test) -> None:
+def _check(options, x_train, x_test, y_test) -> None:
     """Raise a ValueError for options that do not fit, before anything long begins."""
     if options.model is None and options.last_layer is not None:
         raise ValueError("--last-layer is for Keras models: give one with --model.")
@@ -201,6 +202,10 @@ def _check(options, x_train, x_test) -> None:
         raise ValueError(
             f"x_test must be like x_train, [m{''.join(f', {s}' for s in x_train.shape[1:])}]; its "
             f"shape is {x_test.shape}."
+        )
+    if len(y_test) != len(x_test):
+        raise ValueError(
+            f"x_test has {len(x_test)} rows and y_test has {len(y_test)}: give one label a row."
         )
     if not 1 <= options.top <= len(x_train):
         raise ValueError(
@@ -237,8 +242,11 @@ def _load(path: Path) -> keras.Model:
     if not path.is_file() or path.suffix != ".keras":
         raise ValueError(f"{path} is not a Keras file: write one with model.save('NAME.keras').")
     try:
-        # Code in the file (Lambda layers) is refused: safe_mode.
-        return keras.saving.load_model(path)
+        with warnings.catch_warnings():
+            # The optimizer is of no use here.
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            # Code in the file (Lambda layers) is refused: safe_mode.
+            return keras.saving.load_model(path)
     except (*DAMAGED, TypeError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()
         raise ValueError(
