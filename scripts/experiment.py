@@ -135,6 +135,11 @@ def save_figure(figure: Figure, path: Path, provenance: Provenance) -> None:
             color="crimson",
             weight="bold",
         )
+    write_figure(figure, path)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG and close the figure."""
     # No time stamp or version inside: the same numbers give the same bytes.
     write_atomically(
         path,
