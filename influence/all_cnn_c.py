@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from influence.adam import Adam
+from influence.cnn_hessian import CNNHessian
 from influence.dataset import Dataset, check_classes
 from influence.generic_neural_net import GenericNeuralNet
-from influence.sequential_hessian import SequentialHessian
 
 # Activations of this many points at a time. No number of them stays in cache, so that many are
 # faster than few; four batches of the paper's 5,500 points.
@@ -83,6 +83,10 @@ class AllCNNC(GenericNeuralNet):
         ]
         return list(zip(zip(self.weights, self.biases), [*layers, self._dense]))
 
+    def as_images(self, x):
+        """Images that may come in rows, as [m, side, side, 1]."""
+        return tf.reshape(x, [-1, self.side, self.side, 1])
+
     def logits(self, x):
         """The outputs [m, c] of images [m, ...]."""
         for _, function in self.stages:
@@ -137,7 +141,7 @@ class AllCNNC(GenericNeuralNet):
         return tf.stack(rows, axis=1)
 
     def _make_hessian(self):
-        return SequentialHessian(self)
+        return CNNHessian(self)
 
     def _clone(self, train):
         return AllCNNC(train, self.weight_decay, self.classes, **self._settings)
@@ -147,8 +151,7 @@ class AllCNNC(GenericNeuralNet):
 
     def _sums(self, layer, x):
         """What goes into the tanh of a convolution: [m, side, side, channels]."""
-        # Images may come in rows.
-        x = tf.reshape(x, [-1, self.side, self.side, 1]) if layer == 0 else x
+        x = self.as_images(x) if layer == 0 else x
         stride = [*self.strides, 1][layer]
         # bias_add, unlike +, is joined to the convolution.
         convolved = tf.nn.conv2d(x, self.weights[layer], stride, "VALID")
@@ -156,7 +159,7 @@ class AllCNNC(GenericNeuralNet):
 
     def _patches(self, layer, x):
         """What the weights of a convolution are multiplied by: [m, positions, fan-in]."""
-        x = tf.reshape(x, [-1, self.side, self.side, 1]) if layer == 0 else x
+        x = self.as_images(x) if layer == 0 else x
         width, stride = self.weights[layer].shape[0], [*self.strides, 1][layer]
         patches = tf.image.extract_patches(
             x, [1, width, width, 1], [1, stride, stride, 1], [1, 1, 1, 1], "VALID"
