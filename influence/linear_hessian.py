@@ -46,7 +46,8 @@ class LinearHessian(HessianOperator):
             for b in range(a, c):
                 block = self._functions.dense_block(self._x, self._curvature, a, b).numpy()
                 matrix[:, a, :, b] = block / self.num_examples
-                matrix[:, b, :, a] = matrix[:, a, :, b]
+                if a != b:
+                    matrix[:, b, :, a] = matrix[:, a, :, b]
         matrix = matrix.reshape(self.shape)
         matrix[np.diag_indices(len(matrix))] += self._weight_decay
         return matrix

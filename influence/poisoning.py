@@ -37,6 +37,8 @@ GREY_LEVEL = 2 / 255
 HALF_WIDTH = 0.4999
 # Every refit reaches this norm of the gradient. (At 1e-6 a logit can be wrong by some 0.01.)
 GRADIENT_NORM = 1e-8
+# Relative residual of H⁻¹∇L(z_test): a step goes by the signs of what is made of it.
+S_TEST_TOLERANCE = 1e-4
 CHECKPOINT_STEPS = 50
 
 
@@ -123,7 +125,9 @@ def attack(
             if state.wrong[-1] == len(y_test) or step >= steps:
                 break
             with _timed(seconds, "refit"):
-                solver = ConjugateGradient(preconditioner=kept(refitted.hessian()))
+                solver = ConjugateGradient(
+                    S_TEST_TOLERANCE, preconditioner=kept(refitted.hessian())
+                )
                 gradients = refitted.influence_input_gradient(
                     indices, test_features, y_test, solver=solver
                 )
