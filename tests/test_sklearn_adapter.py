@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.stats
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
@@ -60,17 +61,21 @@ def case(data, kind, C):  # noqa: N803
     return estimator, (x, y, weights), (x_test, y_test)
 
 
-def refitted(estimator, train, test, indices, total):
-    """The change of the test losses of the estimator fitted without each point, [m, k]."""
-    (x, y, _), (x_test, y_test) = train, test
-    rows = np.arange(len(y_test)), np.searchsorted(estimator.classes_, y_test)
-    before = -estimator.predict_log_proba(x_test)[rows]
-    changes = []
+def refits(estimator, train, indices, total):
+    """The estimator fitted without each point."""
+    x, y, _ = train
     for i in indices:
         alone = clone(estimator).set_params(class_weight=None)
-        alone.fit(np.delete(x, i, 0), np.delete(y, i), sample_weight=np.delete(total, i))
-        changes.append(-alone.predict_log_proba(x_test)[rows] - before)
-    return np.stack(changes, axis=1)
+        yield alone.fit(np.delete(x, i, 0), np.delete(y, i), sample_weight=np.delete(total, i))
+
+
+def refitted(estimator, train, test, indices, total):
+    """The change of the test losses of the estimator fitted without each point, [m, k]."""
+    x_test, y_test = test
+    rows = np.arange(len(y_test)), np.searchsorted(estimator.classes_, y_test)
+    before = -estimator.predict_log_proba(x_test)[rows]
+    alone = refits(estimator, train, indices, total)
+    return np.stack([-e.predict_log_proba(x_test)[rows] - before for e in alone], axis=1)
 
 
 def agreement(predicted, actual):
@@ -111,6 +116,38 @@ def test_what_leverage_adds():
     correlation, slope = agreement(model.influence_on_loss(*test, train_indices=some), actual)
     assert 0.9 < correlation < 0.99
     assert slope > 1.15
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_first_order_is_too_small_by_one_minus_the_leverage(kind):
+    # So at C = 0.01 a slope of 1 ± 0.02 is to be had only from the points of little leverage.
+    estimator, train, (x_test, y_test) = case("breast cancer", kind, 0.01)
+    model, n = from_sklearn(estimator, *train), len(train[1])
+    rows = np.column_stack([train[0], np.ones(n)])[:, : model.num_parameters]
+    p = estimator.predict_proba(train[0])[:, 1]
+    inverse = np.linalg.inv(n * model.hessian().dense())
+    leverage = model.example_weights * p * (1 - p) * np.sum((rows @ inverse) * rows, axis=1)
+    assert leverage.max() > 0.24
+    alone = refits(estimator, train, range(n), model.example_weights)
+    after = np.stack([e.decision_function(x_test) for e in alone], axis=1)
+    z = model.outputs(x_test)
+    scores = model.influence_on_loss(x_test, y_test)
+    # Of the decision values, which are linear in the parameters as the losses are not.
+    predicted = scores / (1 / (1 + np.exp(-z)) - y_test[:, np.newaxis])
+    actual = after - z
+    ratio = np.sum(predicted * actual, axis=0) / np.sum(predicted**2, axis=0)
+    np.testing.assert_allclose(ratio, 1 / (1 - leverage), rtol=0.02)
+    sign = 1 - 2 * y_test[:, np.newaxis]
+    changes = np.logaddexp(0, sign * after) - np.logaddexp(0, sign * z)
+    few = leverage <= 0.015
+    correlation, slope = agreement(scores[:, few], changes[:, few])
+    assert correlation >= 0.999
+    assert slope == pytest.approx(1, abs=0.02)
+    # All together: the numbers of docs/reading-the-scores.md.
+    correlation, slope = agreement(scores, changes)
+    assert 0.983 < correlation < 0.999
+    assert 1.05 < slope < 1.17
+    assert scipy.stats.spearmanr(scores.ravel(), changes.ravel()).statistic > 0.9999
 
 
 @pytest.mark.parametrize("weighted", [False, True])
