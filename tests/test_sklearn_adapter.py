@@ -228,6 +228,59 @@ def test_hinge_is_roughly_refitting():
     assert slope == pytest.approx(1, abs=0.2)
 
 
+def squared_margin_gaps(estimator, x, y):
+    return np.maximum(0, 1 - (2 * y - 1) * estimator.decision_function(x)) ** 2
+
+
+# C, leverage, smallest R, limits of the slope.
+SQUARED_HINGE = [
+    (0.001, False, 0.975, 1.1, 1.25),
+    (0.001, True, 0.9999, 0.99, 1.01),
+    (0.01, False, 0.95, 1.05, 1.2),
+    (0.01, True, 0.96, 0.9, 1.1),
+]
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("C", "leverage", "least", "low", "high"), SQUARED_HINGE)
+def test_squared_hinge_is_refitting(C, leverage, least, low, high, fit_intercept):  # noqa: N803
+    x, y, x_test, y_test = split(load_breast_cancer)
+    settings = {"fit_intercept": fit_intercept, "intercept_scaling": 2.0}
+    estimator = LinearSVC(C=C, tol=1e-10, max_iter=10**5, random_state=0, **settings)
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, len(y))
+    model = from_sklearn(estimator.fit(x, y, weights), x, y, weights, leverage=leverage)
+    at_zero = model.with_parameters(np.zeros(model.num_parameters)).gradient()
+    assert np.linalg.norm(model.gradient()) < 1e-6 * np.linalg.norm(at_zero)
+    before = squared_margin_gaps(estimator, x_test, y_test)
+    alone = refits(estimator, (x, y, weights), range(len(y)), weights)
+    actual = np.stack([squared_margin_gaps(e, x_test, y_test) - before for e in alone], axis=1)
+    predicted = model.influence_on_loss(x_test, y_test)
+    correlation, slope = agreement(predicted, actual)
+    assert correlation >= least
+    assert low < slope < high
+    predicted, actual = predicted.mean(axis=0), actual.mean(axis=0)
+    most = np.argsort(-np.abs(predicted))[:40]
+    np.testing.assert_array_equal(np.sign(predicted[most]), np.sign(actual[most]))
+
+
+def test_squared_hinge_derivatives():
+    x, y, *test = split(load_breast_cancer)
+    model = from_sklearn(LinearSVC(C=0.01, tol=1e-10).fit(x, y), x, y)
+    objective = of_parameters(model, lambda at: np.array(at.objective()))
+    truth = central_difference(objective, model.parameters + 0.1)
+    moved = model.with_parameters(model.parameters + 0.1)
+    np.testing.assert_allclose(moved.gradient(), truth, atol=1e-8)
+    gaps = 1 - (2 * y - 1) * model.outputs(x)[:, 0]
+    # No point changes sides within the step of the difference.
+    assert np.abs(gaps).min() > 1e-4
+    truth = central_difference(of_parameters(model, lambda at: at.gradient()), model.parameters)
+    np.testing.assert_allclose(model.hessian().dense(), truth, atol=1e-7)
+    np.testing.assert_allclose(model.hessian() @ np.eye(31), truth, atol=1e-7)
+    together = leave_one_out(model, [3, 11], *test)
+    changes = [model.refit(i).losses(*test) - model.losses(*test) for i in (3, 11)]
+    np.testing.assert_allclose(together.changes, changes, atol=1e-6)
+
+
 # What each estimator minimises: the sum of its own formula, over n, is the model's objective.
 
 
@@ -260,6 +313,11 @@ OBJECTIVES = {
         hinge,
         lambda e: norm(e, bias=2.5) / (2 * 0.02),
     ),
+    "squared hinge": (
+        LinearSVC(C=0.02, intercept_scaling=2.5, tol=1e-10, max_iter=10**6),
+        squared_margin_gaps,
+        lambda e: norm(e, bias=2.5) / (2 * 0.02),
+    ),
     "ridge": (Ridge(alpha=4.0), squared_error, lambda e: 4 * norm(e)),
     "linear regression": (LinearRegression(), squared_error, lambda e: 0.0),
 }
@@ -281,14 +339,15 @@ def test_objective_is_the_estimators(name):
         assert np.linalg.norm(model.gradient()) < 1e-6 * np.linalg.norm(at_zero)
 
 
-def test_alpha_of_sgd_is_beside_the_mean():
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+def test_alpha_of_sgd_is_beside_the_mean(loss):
     # The same fit, by SGD's alpha and by LinearSVC's C: the scores differ by the λθ of the paper.
     x, y, *test = split(load_breast_cancer)
     n, alpha = len(y), 0.1
     svm = LinearSVC(
-        C=1 / (n * alpha), loss="hinge", fit_intercept=False, tol=1e-8, max_iter=10**6
+        C=1 / (n * alpha), loss=loss, fit_intercept=False, tol=1e-8, max_iter=10**6
     ).fit(x, y)
-    sgd = SGDClassifier(alpha=alpha, fit_intercept=False, random_state=0).fit(x, y)
+    sgd = SGDClassifier(loss, alpha=alpha, fit_intercept=False, random_state=0).fit(x, y)
     sgd.coef_ = svm.coef_.copy()
     by_svm, by_sgd = (from_sklearn(e, x, y, temperature=0.01) for e in (svm, sgd))
     np.testing.assert_allclose(by_sgd.hessian().dense(), by_svm.hessian().dense(), rtol=1e-10)
@@ -497,9 +556,10 @@ def fitted(estimator, classes=2):
         (TransformedTargetRegressor(Ridge()), 2, "does not take TransformedTargetRegressor"),
         (make_pipeline(StandardScaler(), RandomForestClassifier(2)), 2, "RandomForestClassifier"),
         (LogisticRegression(l1_ratio=1, solver="saga"), 2, "l1_ratio=1: only l1_ratio=0"),
-        (LinearSVC(), 2, "LinearSVC with loss='squared_hinge': only loss='hinge'"),
+        (LinearSVC(penalty="l1", dual=False), 2, "LinearSVC with penalty='l1': only l2"),
+        (LinearSVC(), 3, "LinearSVC with 3 classes: only two"),
         (LinearSVC(loss="hinge"), 3, "LinearSVC with 3 classes: only two"),
-        (SGDClassifier(loss="log_loss"), 2, "SGDClassifier with loss='log_loss'"),
+        (SGDClassifier(loss="log_loss"), 2, "'log_loss': only 'hinge' or 'squared_hinge'"),
         (SGDClassifier(penalty="l1"), 2, "SGDClassifier with penalty='l1': only l2"),
         (SGDClassifier(), 3, "SGDClassifier with 3 classes: only two"),
         (LinearRegression(positive=True), 2, "LinearRegression with positive=True"),
