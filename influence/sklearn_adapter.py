@@ -79,7 +79,7 @@ def from_sklearn(
     Warns:
         ConvergenceWarning: a Newton step would still lower the objective by more than 1e-5 of its
             value at 0 (half the squared norm of the gradient, in the metric of H⁻¹), so the
-            estimator is not at its optimum, and the scores are not those of it.
+            estimator is not at its optimum of these data, and the scores are not those of it.
     """
     last, transform = _last_step(estimator)
     terms = read_terms(last, temperature)
@@ -267,7 +267,7 @@ def _warn_if_unconverged(model):
             f"{np.linalg.norm(gradient):.1e}, "
             f"from which Newton's method foresees its objective to fall by {fall / at_zero:.1e} of "
             f"the value at 0. The scores are not those of its optimum; fit it with a smaller tol "
-            f"and a larger max_iter.",
+            f"and a larger max_iter (or give X, y and sample_weight as it was fitted on them).",
             ConvergenceWarning,
             stacklevel=3,
         )

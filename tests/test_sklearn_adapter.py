@@ -12,6 +12,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
@@ -506,6 +507,25 @@ def test_pipelines_and_strings(leverage):
     assert from_sklearn(alone, x, y).predict(x_test).shape == y_test.shape
 
 
+def test_texts():
+    # Wrong labels of a list of texts come first, by the influence on others and on themselves.
+    rng, words = np.random.default_rng(0), {"spam": "win cash now", "ham": "see you soon"}
+    names = np.array(["spam", "ham"] * 60)
+    texts = [
+        " ".join(rng.permutation([*words[name].split(), *rng.choice(list("abcdefgh"), 4)]))
+        for name in names
+    ]
+    given, wrong = names[:100].copy(), [7, 40, 71]
+    given[wrong] = np.where(given[wrong] == "spam", "ham", "spam")
+    pipeline = make_pipeline(TfidfVectorizer(token_pattern=r"\w+"), LinearSVC(C=0.1, tol=1e-8))
+    model = from_sklearn(pipeline.fit(texts[:100], given), texts[:100], given)
+    scores = model.influence_on_loss(texts[100:], names[100:], reduction="mean")
+    assert set(np.argsort(scores)[:3]) == set(wrong)
+    assert set(np.argsort(-model.self_influence())[:3]) == set(wrong)
+    np.testing.assert_array_equal(model.predict(texts[100:]), names[100:])
+    assert model.validate(texts[100:], names[100:], points=10).pearson_r > 0.99
+
+
 @pytest.mark.parametrize("leverage", [False, True])
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine, load_diabetes])
 def test_sparse_points(load, leverage):
@@ -688,3 +708,5 @@ def test_an_estimator_that_has_not_converged_is_said():
     for estimator, points in hasty:
         with pytest.warns(ConvergenceWarning, match=f"{type(estimator).__name__} has not conv"):
             from_sklearn(estimator.fit(points, y), points, y)
+    with pytest.warns(ConvergenceWarning, match="X, y and sample_weight as it was fitted on them"):
+        from_sklearn(LogisticRegression().fit(x, y), x[:400], y[:400])
