@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from influence.linear_functions import LinearLoss
 from influence.logistic_regression import Logistic
-from influence.smooth_hinge import SmoothHingeLoss
+from influence.smooth_hinge import SmoothHingeLoss, SquaredHingeLoss
 from influence.weighted_losses import ScalableSoftmax, SquaredError
 
 
@@ -21,7 +21,7 @@ class Terms:
     """Σ w_i ℓ(z_i, y_i) + (strength/2)‖w‖², or with ``mean`` (1/n) Σ w_i ℓ(z_i, y_i) + the same.
 
     Attributes:
-        loss: ℓ; a smooth one where the estimator has the hinge.
+        loss: ℓ; a smooth one where the estimator has the hinge (not its square).
         strength: of the penalty.
         bias: the constant feature whose weight is the intercept, 0 without one.
         penalised_bias: whether that weight is among w.
@@ -131,9 +131,8 @@ def _has_l2(estimator):
 
 
 def _read_linear_svc(estimator, temperature):
-    _check_hinge(estimator)
     return Terms(
-        _smooth_hinge(temperature),
+        _hinge_loss(estimator, temperature),
         1 / estimator.C,
         _bias(estimator, estimator.intercept_scaling),
         penalised_bias=True,
@@ -142,13 +141,9 @@ def _read_linear_svc(estimator, temperature):
 
 
 def _read_sgd_classifier(estimator, temperature):
-    _check_hinge(estimator)
-    if estimator.penalty not in ("l2", None):
-        raise _refusal(estimator, f"penalty={estimator.penalty!r}", "l2, or no penalty")
+    loss = _hinge_loss(estimator, temperature)
     strength = 0.0 if estimator.penalty is None else estimator.alpha
-    return Terms(
-        _smooth_hinge(temperature), strength, _bias(estimator, 1.0), mean=True, codes=(-1, 1)
-    )
+    return Terms(loss, strength, _bias(estimator, 1.0), mean=True, codes=(-1, 1))
 
 
 def _read_least_squares(estimator, _temperature):
@@ -175,18 +170,20 @@ def _refusal(estimator, setting, instead):
     return ValueError(f"from_sklearn does not take {name} with {setting}: only {instead}.")
 
 
-def _check_hinge(estimator):
-    if estimator.loss != "hinge":
-        raise _refusal(estimator, f"loss={estimator.loss!r}", "loss='hinge'")
+def _hinge_loss(estimator, temperature):
+    """The loss of a support vector machine: what is not smooth made so at ``temperature``."""
+    if estimator.loss not in ("hinge", "squared_hinge"):
+        raise _refusal(estimator, f"loss={estimator.loss!r}", "'hinge' or 'squared_hinge'")
     if len(estimator.classes_) != 2:
         raise _refusal(estimator, f"{len(estimator.classes_)} classes", "two")
+    if estimator.penalty not in ("l2", None):
+        raise _refusal(estimator, f"penalty={estimator.penalty!r}", "l2, or no penalty")
+    if estimator.loss == "squared_hinge":
+        return SquaredHingeLoss()
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature must be above 0 and finite, not {temperature!r}.")
+    return SmoothHingeLoss(float(temperature))
 
 
 def _bias(estimator, constant):
     return float(constant) if estimator.fit_intercept else 0.0
-
-
-def _smooth_hinge(temperature):
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"temperature must be above 0 and finite, not {temperature!r}.")
-    return SmoothHingeLoss(float(temperature))

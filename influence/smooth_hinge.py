@@ -59,6 +59,31 @@ class SmoothHingeLoss(LinearLoss):
         return curvature[:, :, tf.newaxis]
 
 
+@dataclass(frozen=True)
+class SquaredHingeLoss(LinearLoss):
+    """max(0, 1 − s)² of the margin s = y z, labels y = ±1: its slope is continuous.
+
+    Its curvature, 2 or 0, jumps at s = 1, where it is taken as 0.
+    """
+
+    outputs: ClassVar[int] = 1
+
+    def losses(self, z, labels):
+        return tf.square(_gaps(z, labels))[:, 0]
+
+    def slopes(self, z, labels):
+        return -2 * _signs(z, labels) * _gaps(z, labels)
+
+    def curvature(self, z, labels):
+        return 2 * tf.cast(_gaps(z, labels) > 0, z.dtype)
+
+    def curvature_product(self, curvature, u):
+        return curvature[:, :, tf.newaxis] * u
+
+    def curvature_matrix(self, curvature):
+        return curvature[:, :, tf.newaxis]
+
+
 class SmoothHinge(LinearModel):
     """A linear support vector machine, (1/n) Σ t log(1 + exp((1 − y wᵀx)/t)) + (λ/2)‖w‖².
 
@@ -187,3 +212,8 @@ class SmoothHinge(LinearModel):
 def _signs(z, labels):
     """The labels as numbers like z, [b, 1]."""
     return tf.cast(labels, z.dtype)[:, tf.newaxis]
+
+
+def _gaps(z, labels):
+    """max(0, 1 − y z), [b, 1]."""
+    return tf.nn.relu(1 - _signs(z, labels) * z)

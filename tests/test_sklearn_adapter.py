@@ -6,11 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.stats
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
@@ -60,17 +62,21 @@ def case(data, kind, C):  # noqa: N803
     return estimator, (x, y, weights), (x_test, y_test)
 
 
-def refitted(estimator, train, test, indices, total):
-    """The change of the test losses of the estimator fitted without each point, [m, k]."""
-    (x, y, _), (x_test, y_test) = train, test
-    rows = np.arange(len(y_test)), np.searchsorted(estimator.classes_, y_test)
-    before = -estimator.predict_log_proba(x_test)[rows]
-    changes = []
+def refits(estimator, train, indices, total):
+    """The estimator fitted without each point."""
+    x, y, _ = train
     for i in indices:
         alone = clone(estimator).set_params(class_weight=None)
-        alone.fit(np.delete(x, i, 0), np.delete(y, i), sample_weight=np.delete(total, i))
-        changes.append(-alone.predict_log_proba(x_test)[rows] - before)
-    return np.stack(changes, axis=1)
+        yield alone.fit(np.delete(x, i, 0), np.delete(y, i), sample_weight=np.delete(total, i))
+
+
+def refitted(estimator, train, test, indices, total):
+    """The change of the test losses of the estimator fitted without each point, [m, k]."""
+    x_test, y_test = test
+    rows = np.arange(len(y_test)), np.searchsorted(estimator.classes_, y_test)
+    before = -estimator.predict_log_proba(x_test)[rows]
+    alone = refits(estimator, train, indices, total)
+    return np.stack([-e.predict_log_proba(x_test)[rows] - before for e in alone], axis=1)
 
 
 def agreement(predicted, actual):
@@ -111,6 +117,38 @@ def test_what_leverage_adds():
     correlation, slope = agreement(model.influence_on_loss(*test, train_indices=some), actual)
     assert 0.9 < correlation < 0.99
     assert slope > 1.15
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_first_order_is_too_small_by_one_minus_the_leverage(kind):
+    # So at C = 0.01 a slope of 1 ± 0.02 is to be had only from the points of little leverage.
+    estimator, train, (x_test, y_test) = case("breast cancer", kind, 0.01)
+    model, n = from_sklearn(estimator, *train), len(train[1])
+    rows = np.column_stack([train[0], np.ones(n)])[:, : model.num_parameters]
+    p = estimator.predict_proba(train[0])[:, 1]
+    inverse = np.linalg.inv(n * model.hessian().dense())
+    leverage = model.example_weights * p * (1 - p) * np.sum((rows @ inverse) * rows, axis=1)
+    assert leverage.max() > 0.24
+    alone = refits(estimator, train, range(n), model.example_weights)
+    after = np.stack([e.decision_function(x_test) for e in alone], axis=1)
+    z = model.outputs(x_test)
+    scores = model.influence_on_loss(x_test, y_test)
+    # Of the decision values, which are linear in the parameters as the losses are not.
+    predicted = scores / (1 / (1 + np.exp(-z)) - y_test[:, np.newaxis])
+    actual = after - z
+    ratio = np.sum(predicted * actual, axis=0) / np.sum(predicted**2, axis=0)
+    np.testing.assert_allclose(ratio, 1 / (1 - leverage), rtol=0.02)
+    sign = 1 - 2 * y_test[:, np.newaxis]
+    changes = np.logaddexp(0, sign * after) - np.logaddexp(0, sign * z)
+    few = leverage <= 0.015
+    correlation, slope = agreement(scores[:, few], changes[:, few])
+    assert correlation >= 0.999
+    assert slope == pytest.approx(1, abs=0.02)
+    # All together: the numbers of docs/reading-the-scores.md.
+    correlation, slope = agreement(scores, changes)
+    assert 0.983 < correlation < 0.999
+    assert 1.05 < slope < 1.17
+    assert scipy.stats.spearmanr(scores.ravel(), changes.ravel()).statistic > 0.9999
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -191,6 +229,59 @@ def test_hinge_is_roughly_refitting():
     assert slope == pytest.approx(1, abs=0.2)
 
 
+def squared_margin_gaps(estimator, x, y):
+    return np.maximum(0, 1 - (2 * y - 1) * estimator.decision_function(x)) ** 2
+
+
+# C, leverage, smallest R, limits of the slope.
+SQUARED_HINGE = [
+    (0.001, False, 0.975, 1.1, 1.25),
+    (0.001, True, 0.9999, 0.99, 1.01),
+    (0.01, False, 0.95, 1.05, 1.2),
+    (0.01, True, 0.96, 0.9, 1.1),
+]
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("C", "leverage", "least", "low", "high"), SQUARED_HINGE)
+def test_squared_hinge_is_refitting(C, leverage, least, low, high, fit_intercept):  # noqa: N803
+    x, y, x_test, y_test = split(load_breast_cancer)
+    settings = {"fit_intercept": fit_intercept, "intercept_scaling": 2.0}
+    estimator = LinearSVC(C=C, tol=1e-10, max_iter=10**5, random_state=0, **settings)
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, len(y))
+    model = from_sklearn(estimator.fit(x, y, weights), x, y, weights, leverage=leverage)
+    at_zero = model.with_parameters(np.zeros(model.num_parameters)).gradient()
+    assert np.linalg.norm(model.gradient()) < 1e-6 * np.linalg.norm(at_zero)
+    before = squared_margin_gaps(estimator, x_test, y_test)
+    alone = refits(estimator, (x, y, weights), range(len(y)), weights)
+    actual = np.stack([squared_margin_gaps(e, x_test, y_test) - before for e in alone], axis=1)
+    predicted = model.influence_on_loss(x_test, y_test)
+    correlation, slope = agreement(predicted, actual)
+    assert correlation >= least
+    assert low < slope < high
+    predicted, actual = predicted.mean(axis=0), actual.mean(axis=0)
+    most = np.argsort(-np.abs(predicted))[:40]
+    np.testing.assert_array_equal(np.sign(predicted[most]), np.sign(actual[most]))
+
+
+def test_squared_hinge_derivatives():
+    x, y, *test = split(load_breast_cancer)
+    model = from_sklearn(LinearSVC(C=0.01, tol=1e-10).fit(x, y), x, y)
+    objective = of_parameters(model, lambda at: np.array(at.objective()))
+    truth = central_difference(objective, model.parameters + 0.1)
+    moved = model.with_parameters(model.parameters + 0.1)
+    np.testing.assert_allclose(moved.gradient(), truth, atol=1e-8)
+    gaps = 1 - (2 * y - 1) * model.outputs(x)[:, 0]
+    # No point changes sides within the step of the difference.
+    assert np.abs(gaps).min() > 1e-4
+    truth = central_difference(of_parameters(model, lambda at: at.gradient()), model.parameters)
+    np.testing.assert_allclose(model.hessian().dense(), truth, atol=1e-7)
+    np.testing.assert_allclose(model.hessian() @ np.eye(31), truth, atol=1e-7)
+    together = leave_one_out(model, [3, 11], *test)
+    changes = [model.refit(i).losses(*test) - model.losses(*test) for i in (3, 11)]
+    np.testing.assert_allclose(together.changes, changes, atol=1e-6)
+
+
 # What each estimator minimises: the sum of its own formula, over n, is the model's objective.
 
 
@@ -223,6 +314,11 @@ OBJECTIVES = {
         hinge,
         lambda e: norm(e, bias=2.5) / (2 * 0.02),
     ),
+    "squared hinge": (
+        LinearSVC(C=0.02, intercept_scaling=2.5, tol=1e-10, max_iter=10**6),
+        squared_margin_gaps,
+        lambda e: norm(e, bias=2.5) / (2 * 0.02),
+    ),
     "ridge": (Ridge(alpha=4.0), squared_error, lambda e: 4 * norm(e)),
     "linear regression": (LinearRegression(), squared_error, lambda e: 0.0),
 }
@@ -244,14 +340,15 @@ def test_objective_is_the_estimators(name):
         assert np.linalg.norm(model.gradient()) < 1e-6 * np.linalg.norm(at_zero)
 
 
-def test_alpha_of_sgd_is_beside_the_mean():
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+def test_alpha_of_sgd_is_beside_the_mean(loss):
     # The same fit, by SGD's alpha and by LinearSVC's C: the scores differ by the λθ of the paper.
     x, y, *test = split(load_breast_cancer)
     n, alpha = len(y), 0.1
     svm = LinearSVC(
-        C=1 / (n * alpha), loss="hinge", fit_intercept=False, tol=1e-8, max_iter=10**6
+        C=1 / (n * alpha), loss=loss, fit_intercept=False, tol=1e-8, max_iter=10**6
     ).fit(x, y)
-    sgd = SGDClassifier(alpha=alpha, fit_intercept=False, random_state=0).fit(x, y)
+    sgd = SGDClassifier(loss, alpha=alpha, fit_intercept=False, random_state=0).fit(x, y)
     sgd.coef_ = svm.coef_.copy()
     by_svm, by_sgd = (from_sklearn(e, x, y, temperature=0.01) for e in (svm, sgd))
     np.testing.assert_allclose(by_sgd.hessian().dense(), by_svm.hessian().dense(), rtol=1e-10)
@@ -410,6 +507,25 @@ def test_pipelines_and_strings(leverage):
     assert from_sklearn(alone, x, y).predict(x_test).shape == y_test.shape
 
 
+def test_texts():
+    # Wrong labels of a list of texts come first, by the influence on others and on themselves.
+    rng, words = np.random.default_rng(0), {"spam": "win cash now", "ham": "see you soon"}
+    names = np.array(["spam", "ham"] * 60)
+    texts = [
+        " ".join(rng.permutation([*words[name].split(), *rng.choice(list("abcdefgh"), 4)]))
+        for name in names
+    ]
+    given, wrong = names[:100].copy(), [7, 40, 71]
+    given[wrong] = np.where(given[wrong] == "spam", "ham", "spam")
+    pipeline = make_pipeline(TfidfVectorizer(token_pattern=r"\w+"), LinearSVC(C=0.1, tol=1e-8))
+    model = from_sklearn(pipeline.fit(texts[:100], given), texts[:100], given)
+    scores = model.influence_on_loss(texts[100:], names[100:], reduction="mean")
+    assert set(np.argsort(scores)[:3]) == set(wrong)
+    assert set(np.argsort(-model.self_influence())[:3]) == set(wrong)
+    np.testing.assert_array_equal(model.predict(texts[100:]), names[100:])
+    assert model.validate(texts[100:], names[100:], points=10).pearson_r > 0.99
+
+
 @pytest.mark.parametrize("leverage", [False, True])
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine, load_diabetes])
 def test_sparse_points(load, leverage):
@@ -460,9 +576,10 @@ def fitted(estimator, classes=2):
         (TransformedTargetRegressor(Ridge()), 2, "does not take TransformedTargetRegressor"),
         (make_pipeline(StandardScaler(), RandomForestClassifier(2)), 2, "RandomForestClassifier"),
         (LogisticRegression(l1_ratio=1, solver="saga"), 2, "l1_ratio=1: only l1_ratio=0"),
-        (LinearSVC(), 2, "LinearSVC with loss='squared_hinge': only loss='hinge'"),
+        (LinearSVC(penalty="l1", dual=False), 2, "LinearSVC with penalty='l1': only l2"),
+        (LinearSVC(), 3, "LinearSVC with 3 classes: only two"),
         (LinearSVC(loss="hinge"), 3, "LinearSVC with 3 classes: only two"),
-        (SGDClassifier(loss="log_loss"), 2, "SGDClassifier with loss='log_loss'"),
+        (SGDClassifier(loss="log_loss"), 2, "'log_loss': only 'hinge' or 'squared_hinge'"),
         (SGDClassifier(penalty="l1"), 2, "SGDClassifier with penalty='l1': only l2"),
         (SGDClassifier(), 3, "SGDClassifier with 3 classes: only two"),
         (LinearRegression(positive=True), 2, "LinearRegression with positive=True"),
@@ -591,3 +708,5 @@ def test_an_estimator_that_has_not_converged_is_said():
     for estimator, points in hasty:
         with pytest.warns(ConvergenceWarning, match=f"{type(estimator).__name__} has not conv"):
             from_sklearn(estimator.fit(points, y), points, y)
+    with pytest.warns(ConvergenceWarning, match="X, y and sample_weight as it was fitted on them"):
+        from_sklearn(LogisticRegression().fit(x, y), x[:400], y[:400])
