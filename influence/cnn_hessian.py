@@ -21,7 +21,7 @@ class CNNHessian(SequentialHessian):
 
     and what comes back is the derivative of R L in the pair, [R ∇L, ∇L], through the same K. So
     few channels leave a processor half idle, and the one wide convolution takes hardly longer than
-    a quarter of it. Automatic differentiation takes one and a half times as long.
+    a quarter of it.
 
     The first layer has three quarters of the activations, and there it is memory that takes time:
     the two of its pair stay apart.
