@@ -27,7 +27,9 @@ def block_for(model, columns=2):
 @pytest.mark.parametrize(
     ("strides", "side", "rows"),
     [
+        # The first two layers by squares of pixels; and an odd side, where they cannot be.
         ((1, 2, 1, 2, 1), 28, False),
+        ((1, 2), 10, True),
         ((1, 2), 11, True),
         # Pixels that a stride leaves out, at the images and further on.
         ((2, 1), 12, False),
