@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
     try:
         run(options)
-    except (ValueError, SolverError) as error:
+    except (ValueError, OSError, SolverError) as error:
         # What Keras says goes on for paragraphs.
         sys.exit(f"explain: {str(error).splitlines()[0]}")
 
