@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> None:
         f"data = np.load({str(options.data)!r})",
         f'point = data["x_test"][[{index}]], data["y_test"][[{index}]]',
     ]
-    print(HINT, *first, *code, sep="\n    ")
+    imports_first = sorted(first + code, key=lambda line: not line.startswith(("import", "from")))
+    print(HINT, *imports_first, sep="\n    ")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -105,6 +106,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def fit_logistic(x, y, options):
     """(the library's logistic regression of these points, its damped Hessian, code for both)."""
+    if y.dtype.kind == "f" and (y % 1 != 0).any():
+        raise ValueError(
+            "y_train must be the classes 0, 1, … of a logistic regression: for labels that are "
+            "other numbers give a Keras model with --model."
+        )
     scale = 1 / 255 if x.dtype == np.uint8 else 1.0
     weight_decay = WEIGHT_DECAY if options.weight_decay is None else options.weight_decay
     model = LogisticRegression(Dataset(x, y, scale), weight_decay).fit()
@@ -151,7 +157,8 @@ def read_keras(x, y, options):
         "from influence import KerasModel",
         f"network = keras.saving.load_model({str(options.model)!r})",
         'train = data["x_train"], data["y_train"]',
-        f"model = KerasModel(network, train{variables}).fit()  # on to a minimum",
+        "# To a minimum; where there is none, regularise the layers or take --last-layer.",
+        f"model = KerasModel(network, train{variables}).fit()",
         f"print(model.validate(*point, curvature=model.gauss_newton() + {damping!r}))",
     ]
     return model, model.gauss_newton() + damping, code

@@ -228,6 +228,7 @@ BAD_DATA = {
         "y_test has 10",
     ),
     "words": (changed(y_train=np.array(["a", "b"] * 100)), "labels must be numbers"),
+    "numbers": (changed(y_train=np.linspace(0, 1, 200)), "y_train must be the classes 0, 1"),
     "not finite": (changed(x_train=np.full((200, 8, 8), np.nan)), "x must be finite"),
     "another class": (changed(y_test=np.full(40, 12)), "y_test must be the classes 0..9"),
 }
