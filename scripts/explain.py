@@ -24,7 +24,7 @@ from scripts.explanation import are_images, as_csv, explain, picture, table
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 # With more parameters than this, those of the last layer alone.
 LAST_LAYER_ABOVE = 20_000
-# Of networks, which are seldom at an optimum: the paper's.
+# The paper's, of a network that is not at a minimum.
 NETWORK_DAMPING = 0.01
 WEIGHT_DECAY = 0.01
 HINT = """
@@ -138,7 +138,7 @@ def read_keras(x, y, options):
     last_layer = size > LAST_LAYER_ABOVE if options.last_layer is None else options.last_layer
     layer = _last_layer(network) if last_layer else None
     model = KerasModel(network, (x, y), variables=layer)
-    damping = NETWORK_DAMPING if options.damping is None else options.damping
+    damping = default_damping(network, layer) if options.damping is None else options.damping
     which = f"the last layer, {layer.name!r}" if last_layer else "all layers"
     print(
         f"Read {options.model}: influences through {which}, {model.num_parameters} of {size} "
@@ -152,6 +152,7 @@ def read_keras(x, y, options):
             f"{share:.2g} of a training point's. Take the order of the scores, not their size."
         )
     variables = f", variables=network.get_layer({layer.name!r})" if last_layer else ""
+    ridge = f" + {damping!r}" if damping else ""
     code = [
         "import keras",
         "from influence import KerasModel",
@@ -159,9 +160,25 @@ def read_keras(x, y, options):
         'train = data["x_train"], data["y_train"]',
         "# To a minimum; where there is none, regularise the layers or take --last-layer.",
         f"model = KerasModel(network, train{variables}).fit()",
-        f"print(model.validate(*point, curvature=model.gauss_newton() + {damping!r}))",
+        f"print(model.validate(*point, curvature=model.gauss_newton(){ridge}))",
     ]
     return model, model.gauss_newton() + damping, code
+
+
+def default_damping(network: keras.Model, layer: keras.Layer | None) -> float:
+    """0 at a last layer whose weights have an L2 regulariser, else the paper's.
+
+    With outputs that are linear in the parameters the Gauss-Newton matrix is the Hessian, and the
+    regulariser alone gives every weight curvature: a ridge beside it only makes the scores too
+    small, and less like refits.
+
+    Args:
+        layer: the one that the influences go through; None is all of them.
+    """
+    weights = [v for v in (layer or network).trainable_variables if len(v.shape) > 1]
+    last = {id(v) for v in _last_layer(network).trainable_variables}
+    regularised = [id(v) in last and getattr(v.regularizer, "l2", 0) > 0 for v in weights]
+    return 0.0 if regularised and all(regularised) else NETWORK_DAMPING
 
 
 def _parse(arguments):
@@ -185,7 +202,8 @@ def _parse(arguments):
     add(
         "--damping",
         type=float,
-        help=f"added to the curvature (default {NETWORK_DAMPING} with --model, else 0)",
+        help="added to the curvature (default 0 for a logistic regression, and for a last layer "
+        f"with an L2 regulariser, else {NETWORK_DAMPING})",
     )
     add(
         "--last-layer",
