@@ -14,8 +14,9 @@ from influence.solution import SolverError, product
 # dense() refuses above this size: 10,000² float64 numbers are 0.8 GB.
 MAX_DENSE_SIZE = 10_000
 _COLUMNS_AT_ONCE = 64
-# Up to this size all eigenvalues are as cheap as two of them (and ARPACK needs a few spare).
-_LANCZOS_SIZE = 64
+# Up to this size the eigenvalues of the matrix cost a fraction of a second and its p columns a few
+# compiled calls, where Lanczos's method makes hundreds, one a product.
+_MATRIX_EIGENVALUES = 1000
 
 
 class HessianOperator(scipy.sparse.linalg.LinearOperator):
@@ -95,21 +96,27 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         return MatrixOperator(undamped.dense(max_size), self.num_examples) + self.damping
 
     def extreme_eigenvalues(self, tolerance: float = 1e-6) -> tuple[float, float]:
-        """The smallest and the largest eigenvalue [2 floats], damping included, by Lanczos.
+        """The smallest and the largest eigenvalue [2 floats], damping included.
 
-        An indefinite operator becomes positive definite with any damping above minus the smallest.
+        Of the matrix up to 1,000 parameters, above by Lanczos's method. An indefinite operator
+        becomes positive definite with any damping above minus the smallest.
 
         Args:
-            tolerance: of both, relative to the larger magnitude. The smallest eigenvalue of a
-                badly conditioned operator can take hundreds of products; where they are dear and
-                the matrix fits, ``materialize`` first.
+            tolerance: of both by Lanczos's method, relative to the larger magnitude. The smallest
+                eigenvalue of a badly conditioned operator can take it hundreds of products; where
+                they are dear and the matrix fits, ``materialize`` first.
 
         Raises:
-            SolverError: Lanczos's method did not converge.
+            SolverError: Lanczos's method did not converge, or the operator is not finite.
         """
         size = self.shape[0]
-        if size <= _LANCZOS_SIZE:
-            eigenvalues = np.linalg.eigvalsh(self.dense().astype(np.float64))
+        if size <= _MATRIX_EIGENVALUES:
+            matrix = self.dense().astype(np.float64)
+            if not np.isfinite(matrix).all():
+                raise SolverError(
+                    "The matrix has entries that are not finite: check the parameters."
+                )
+            eigenvalues = np.linalg.eigvalsh(matrix)
             return float(eigenvalues[0]), float(eigenvalues[-1])
         # A fixed starting vector: the same operator has the same answer.
         start = np.random.default_rng(0).standard_normal(size)

@@ -17,19 +17,12 @@ from influence.batches import (
     sum_over_batches,
     take_rows,
 )
-from influence.dataset import check_indices
-from influence.generic_neural_net import GenericNeuralNet
 from influence.hessian import MatrixOperator
 from influence.keras_checks import check_connected, check_penalties, checked_outputs
-from influence.keras_data import (
-    Stream,
-    as_tensors,
-    checked_like,
-    named_leaves,
-    training_points,
-)
+from influence.keras_data import Stream, training_points
 from influence.keras_loss import KerasLoss
 from influence.keras_network import KerasNetwork
+from influence.keras_points import KerasPoints
 from influence.objective import Objective
 from influence.optimization import EXACT_NEWTON_SIZE, minimize
 from influence.solvers import ConjugateGradient
@@ -46,7 +39,7 @@ _ACTIVATIONS = 16
 _PROBED = 32
 
 
-class KerasModel(GenericNeuralNet):
+class KerasModel(KerasPoints):
     """A Keras 3 model, sequential, functional or subclassed, and its influences.
 
     The objective is (1/n) Σ L(z_i, θ) + regularization(θ), with θ the chosen variables: the model's
@@ -179,19 +172,6 @@ class KerasModel(GenericNeuralNet):
         """∇R(θ) [p], accumulated in float64 whatever the model's dtype."""
         return self._evaluate()[1]
 
-    def influence_input_gradient(self, train_indices, x_test, y_test, **settings):
-        """As for every model; in the structure of x, for floating-point inputs only.
-
-        Raises:
-            ValueError: an input is an integer.
-        """
-        for name, leaf in named_leaves(self.train.spec[0], "train.x"):
-            if not leaf.dtype.is_floating and self.train.scale == 1:
-                raise ValueError(
-                    f"{name} is {leaf.dtype.name}: only floating-point inputs have a gradient."
-                )
-        return super().influence_input_gradient(train_indices, x_test, y_test, **settings)
-
     def inverse_hvp(self, v, solver=None, strict: bool = False, curvature=None):
         """As for every model; without a ``curvature``, that is (hessian() + damping)⁻¹ v."""
         self._load()
@@ -230,29 +210,9 @@ class KerasModel(GenericNeuralNet):
     # How it is done.
 
     @functools.cached_property
-    def tensors(self):
-        """The training points, as ``batches`` scans them."""
-        with tf.init_scope():
-            if isinstance(self.train, Stream):
-                return (self.train.dataset,)
-            if self._network.body is not None and self.train.features is None:
-                self.train.features = self._embedded(self._tensors(self.train.x)).numpy()
-            return self._rows(slice(None))
-
-    @functools.cached_property
     def num_outputs(self) -> int:
         """c, the numbers that the model puts out for a point."""
         return self._outputs_like.shape[1:].num_elements()
-
-    def convert(self, x):
-        """A batch as the network takes it: floating-point numbers in its type, integers as such."""
-
-        def of_leaf(leaf):
-            if leaf.dtype.is_floating or self.train.scale != 1:
-                return Objective.convert(self, leaf)
-            return leaf
-
-        return tf.nest.map_structure(of_leaf, x)
 
     def _call(self, function, loss, *points, block=None):
         self._load()
@@ -280,64 +240,12 @@ class KerasModel(GenericNeuralNet):
             self._at_theta["damped"] = self.hessian() + self.damping
         return self._at_theta["damped"]
 
-    def _tensors(self, x):
-        return as_tensors(x, self.dtype)
-
-    def _label_tensor(self, labels):
-        return self._tensors(labels)
-
-    def _inputs(self, x, name):
-        """Test points ``x``, checked, as tensors that need no other trace than training points."""
-        return self._like(checked_like(x, self.train.spec[0], name), self.train.spec[0])
-
-    def _like(self, arrays, spec):
-        def of_leaf(leaf, leaf_spec):
-            whole = leaf.dtype.kind != "f" and not leaf_spec.dtype.is_floating
-            return leaf.astype(leaf_spec.dtype.as_numpy_dtype if whole else self.dtype)
-
-        return self._tensors(keras.tree.map_structure(of_leaf, arrays, spec))
-
-    def _points(self, x, labels, x_name, labels_name):
-        x, spec = self._inputs(x, x_name), self.train.spec[1]
-        labels = checked_like(labels, spec, labels_name)
-        self._check_labels(labels, labels_name)
-        rows = keras.tree.flatten(x)[0].shape[0]
-        if len(labels) != rows:
-            raise ValueError(f"{x_name} has {rows} rows and {labels_name} has {len(labels)}.")
-        return self._embedded(x), self._like(labels, spec)
-
-    def _embedded(self, x):
-        """What the frozen layers make of points, where there are any."""
-        return x if self._network.body is None else self._call("_traced_features", "normal", x)
-
-    def _train_points(self, indices):
-        if indices is None:
-            return self.tensors
-        self.tensors  # noqa: B018 - computes the features
-        return self._rows(check_indices(indices, len(self.train), "train_indices"))
-
-    def _rows(self, indices):
-        x, labels, features = self.train.rows(indices)
-        x = self._tensors(x) if features is None else tf.constant(features)
-        return x, self._label_tensor(labels)
-
-    def _raw_points(self, indices):
-        x, labels, _ = self.train.rows(indices)
-        return self._tensors(x), self._label_tensor(labels)
-
     def _input_logits(self, x):
         return self._loss.logits(self._network.whole(x))
 
     def _traced_outputs(self, _, points):
         return map_over_batches(
             lambda x: self.logits(self.convert(x)), points, self.batch_size, self._outputs_like
-        )
-
-    def _traced_features(self, _, points):
-        body = self._network.body
-        like = tf.TensorSpec([None, *body.outputs[0].shape[1:]], self.dtype)
-        return map_over_batches(
-            lambda x: self._network.features(self.convert(x)), points, self.batch_size, like
         )
 
     def output_jacobians(self, x):

@@ -1,4 +1,4 @@
-"""Minimise a smooth convex objective to a gradient norm that is really small."""
+"""Minimise a smooth objective to a gradient norm that is really small."""
 
 from __future__ import annotations
 
@@ -87,24 +87,35 @@ def _lbfgs(value_and_gradient, theta, tolerance):
 
 def newton_direction(operator, gradient, forcing, preconditioner=None):
     """−H⁻¹ times ``gradient`` [p]: exact for few parameters, above by conjugate gradients to a
-    relative residual of ``forcing``."""
-    if len(gradient) <= EXACT_NEWTON_SIZE:
-        try:
-            return -Exact().solve(operator, gradient).x
-        except SolverError:
-            # Flat directions (no regulariser): a ridge that vanishes with the gradient keeps the
-            # step a descent direction.
-            largest = float(np.abs(operator.diagonal()).max())
-            ridge = 1e-10 * largest + 1e-3 * np.linalg.norm(gradient)
-            return -Exact().solve(operator + ridge, gradient).x
-    solver = ConjugateGradient(
-        tolerance=float(forcing),
-        preconditioner=None if preconditioner is None else preconditioner(operator),
-    )
+    relative residual of ``forcing``. Where H, in float64, is not positive definite it is a
+    direction of descent all the same."""
     with warnings.catch_warnings():
-        # A direction that is only roughly Newton's is still a descent direction.
+        # A direction that is only roughly Newton's still goes downhill.
         warnings.simplefilter("ignore", SolverWarning)
-        return -solver.solve(operator, gradient).x
+        if len(gradient) <= EXACT_NEWTON_SIZE:
+            return -_exact_solution(operator, gradient)
+        solver = ConjugateGradient(
+            tolerance=float(forcing),
+            preconditioner=None if preconditioner is None else preconditioner(operator),
+        )
+        # The last iterate before negative curvature; steepest descent where there is none
+        # (line-search Newton-CG: Nocedal and Wright, Numerical Optimization, algorithm 7.1).
+        solution = solver.solve(operator, gradient).x
+    return -solution if gradient @ solution > 0 else -gradient
+
+
+def _exact_solution(operator, gradient):
+    """H⁻¹ ``gradient``; with a ridge where rounding or negative curvature forbid it (Nocedal and
+    Wright, section 3.4)."""
+    try:
+        return Exact().solve(operator, gradient, strict=True).x
+    except SolverError:
+        smallest, largest = operator.extreme_eigenvalues()
+        # Twice: the most negative eigenvalue counts as positive and as large. The rest is for flat
+        # directions (no regulariser), clear of rounding, and vanishes with the gradient.
+        ridge = 2 * max(-smallest, 0) + 1e-10 * max(-smallest, largest)
+        ridge += 1e-3 * np.linalg.norm(gradient)
+        return Exact().solve(operator + ridge, gradient).x
 
 
 def _line_search(value_and_gradient, theta, value, gradient, direction, rounding):

@@ -204,9 +204,10 @@ class ConjugateGradient:
         """Solve for ``rhs`` [p] or [p, k].
 
         Warns (``SolverWarning``), or raises ``SolverError`` with ``strict=True``, when a residual
-        is above the tolerance or the operator is indefinite. The vectors are float64 whatever the
-        operator computes in; the residual is recomputed from the answer, and the recursion is
-        started again from there while that helps.
+        is above the tolerance or the operator is indefinite; the answer is then the last iterate
+        before the negative curvature, which has v·x ≥ 0 (Steihaug, SIAM J. Numer. Anal. 20, 1983).
+        The vectors are float64 whatever the operator computes in; the residual is recomputed from
+        the answer, and the recursion is started again from there while that helps.
         """
         v, vector = as_block(rhs)
         k = v.shape[1]
@@ -225,7 +226,7 @@ class ConjugateGradient:
             # In finite precision the recursion's residual can be smaller than the true one. A
             # new start from the true one helps until rounding is all that is left.
             helped = reached < 0.5 * best
-            better = reached < best
+            better = (reached < best) | indefinite
             best_x[:, better], best[better] = x[:, better], reached[better]
             todo &= helped & ~indefinite & (best > self.tolerance)
             todo &= iterations < self.max_iterations

@@ -24,7 +24,7 @@ from scripts.explanation import are_images, as_csv, explain, picture, table
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 # With more parameters than this, those of the last layer alone.
 LAST_LAYER_ABOVE = 20_000
-# Of networks, which are seldom at an optimum: the paper's.
+# The paper's, of a network that is not at a minimum.
 NETWORK_DAMPING = 0.01
 WEIGHT_DECAY = 0.01
 HINT = """
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
     try:
         run(options)
-    except (ValueError, SolverError) as error:
+    except (ValueError, OSError, SolverError) as error:
         # What Keras says goes on for paragraphs.
         sys.exit(f"explain: {str(error).splitlines()[0]}")
 
@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> None:
         f"data = np.load({str(options.data)!r})",
         f'point = data["x_test"][[{index}]], data["y_test"][[{index}]]',
     ]
-    print(HINT, *first, *code, sep="\n    ")
+    imports_first = sorted(first + code, key=lambda line: not line.startswith(("import", "from")))
+    print(HINT, *imports_first, sep="\n    ")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -105,6 +106,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def fit_logistic(x, y, options):
     """(the library's logistic regression of these points, its damped Hessian, code for both)."""
+    if y.dtype.kind == "f" and (y % 1 != 0).any():
+        raise ValueError(
+            "y_train must be the classes 0, 1, … of a logistic regression: for labels that are "
+            "other numbers give a Keras model with --model."
+        )
     scale = 1 / 255 if x.dtype == np.uint8 else 1.0
     weight_decay = WEIGHT_DECAY if options.weight_decay is None else options.weight_decay
     model = LogisticRegression(Dataset(x, y, scale), weight_decay).fit()
@@ -132,7 +138,7 @@ def read_keras(x, y, options):
     last_layer = size > LAST_LAYER_ABOVE if options.last_layer is None else options.last_layer
     layer = _last_layer(network) if last_layer else None
     model = KerasModel(network, (x, y), variables=layer)
-    damping = NETWORK_DAMPING if options.damping is None else options.damping
+    damping = default_damping(network, layer) if options.damping is None else options.damping
     which = f"the last layer, {layer.name!r}" if last_layer else "all layers"
     print(
         f"Read {options.model}: influences through {which}, {model.num_parameters} of {size} "
@@ -146,15 +152,33 @@ def read_keras(x, y, options):
             f"{share:.2g} of a training point's. Take the order of the scores, not their size."
         )
     variables = f", variables=network.get_layer({layer.name!r})" if last_layer else ""
+    ridge = f" + {damping!r}" if damping else ""
     code = [
         "import keras",
         "from influence import KerasModel",
         f"network = keras.saving.load_model({str(options.model)!r})",
         'train = data["x_train"], data["y_train"]',
-        f"model = KerasModel(network, train{variables}).fit()  # on to a minimum",
-        f"print(model.validate(*point, curvature=model.gauss_newton() + {damping!r}))",
+        "# To a minimum; where there is none, regularise the layers or take --last-layer.",
+        f"model = KerasModel(network, train{variables}).fit()",
+        f"print(model.validate(*point, curvature=model.gauss_newton(){ridge}))",
     ]
     return model, model.gauss_newton() + damping, code
+
+
+def default_damping(network: keras.Model, layer: keras.Layer | None) -> float:
+    """0 at a last layer whose weights have an L2 regulariser, else the paper's.
+
+    With outputs that are linear in the parameters the Gauss-Newton matrix is the Hessian, and the
+    regulariser alone gives every weight curvature: a ridge beside it only makes the scores too
+    small, and less like refits.
+
+    Args:
+        layer: the one that the influences go through; None is all of them.
+    """
+    weights = [v for v in (layer or network).trainable_variables if len(v.shape) > 1]
+    last = {id(v) for v in _last_layer(network).trainable_variables}
+    regularised = [id(v) in last and getattr(v.regularizer, "l2", 0) > 0 for v in weights]
+    return 0.0 if regularised and all(regularised) else NETWORK_DAMPING
 
 
 def _parse(arguments):
@@ -178,7 +202,8 @@ def _parse(arguments):
     add(
         "--damping",
         type=float,
-        help=f"added to the curvature (default {NETWORK_DAMPING} with --model, else 0)",
+        help="added to the curvature (default 0 for a logistic regression, and for a last layer "
+        f"with an L2 regulariser, else {NETWORK_DAMPING})",
     )
     add(
         "--last-layer",

@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.datasets import load_digits
 
 from influence import Dataset, KerasModel, LogisticRegression
@@ -125,8 +126,69 @@ def test_a_small_network_through_its_last_layer_when_asked(files, capsys):
     assert "the last layer, 'top', 640 of 640" in capsys.readouterr().out
 
 
+def test_by_default_a_fitted_last_layer_predicts_its_refits(tmp_path):
+    digits, path = load_digits(), tmp_path / "points.csv"
+    x, y = (digits.images[:700, ..., np.newaxis] / 16).astype(np.float32), digits.target[:700]
+    train, test = (x[:600], y[:600]), (x[600:], y[600:])
+    arrays = dict(zip(explain.NAMES, (*train, *test)))
+    np.savez(tmp_path / "digits.npz", **arrays)
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            layers.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, strides=2, activation="relu", kernel_regularizer=L2(1e-3)),
+            layers.BatchNormalization(),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(10, "softmax", kernel_regularizer=L2(1e-2)),
+        ]
+    )
+    network.compile("adam", "sparse_categorical_crossentropy")
+    network.fit(*train, epochs=2, verbose=0)
+    top = network.layers[-1]
+    model = KerasModel(network, train, variables=top).fit()
+    top.set_weights([variable.numpy() for variable in model.variables])
+    network.save(tmp_path / "digits.keras")
+
+    def agreement(*options):
+        """(R, slope) of the refits against the scores of the ten points."""
+        command = "--model", tmp_path / "digits.keras", "--last-layer", "--test-index", 92
+        run(tmp_path, *command, "--csv", path, *options)
+        points = [int(row["training_point"]) for row in rows(path)]
+        scores = [float(row["score"]) for row in rows(path)]
+        point = test[0][[92]], test[1][[92]]
+        losses = np.array([model.refit(i).losses(*point)[0] for i in points])
+        line = scipy.stats.linregress(scores, losses - model.losses(*point)[0])
+        return line.rvalue, line.slope
+
+    correlation, slope = agreement()
+    assert correlation >= 0.99
+    assert slope == pytest.approx(1, abs=0.1)
+    # As large as the regulariser's own curvature, the paper's damping makes these scores too small.
+    assert agreement("--damping", explain.NETWORK_DAMPING)[1] > 1.2
+
+
+DAMPINGS = {
+    "last layer": (1, L2(1e-3), True, 0),
+    "L1 and L2": (1, keras.regularizers.L1L2(1e-3, 1e-4), True, 0),
+    "only layer": (0, L2(1e-3), False, 0),
+    "no curvature": (1, keras.regularizers.L1(1e-3), True, 0.01),
+    "no regulariser": (1, None, True, 0.01),
+    "all layers": (1, L2(1e-3), False, 0.01),
+}
+
+
+@pytest.mark.parametrize("kind", DAMPINGS)
+def test_default_damping(kind):
+    hidden, regularizer, last, expected = DAMPINGS[kind]
+    stack = [layers.Dense(4, kernel_regularizer=regularizer) for _ in range(hidden + 1)]
+    network = keras.Sequential([layers.Input((3,)), *stack])
+    assert explain.default_damping(network, stack[-1] if last else None) == expected
+
+
 def test_the_hint_is_code_that_validates(files, capsys):
-    for options in ([], ["--model", files / "digits.keras", "--damping", 0.001]):
+    keras_model = ["--model", files / "digits.keras"]
+    for options in ([], keras_model, [*keras_model, "--damping", 0.001]):
         run(files, *options, "--test-index", 7)
         hint = capsys.readouterr().out.split("scores.md:\n")[1]
         code = re.sub(r"^    ", "", hint, flags=re.MULTILINE)
@@ -228,6 +290,7 @@ BAD_DATA = {
         "y_test has 10",
     ),
     "words": (changed(y_train=np.array(["a", "b"] * 100)), "labels must be numbers"),
+    "numbers": (changed(y_train=np.linspace(0, 1, 200)), "y_train must be the classes 0, 1"),
     "not finite": (changed(x_train=np.full((200, 8, 8), np.nan)), "x must be finite"),
     "another class": (changed(y_test=np.full(40, 12)), "y_test must be the classes 0..9"),
 }
