@@ -14,9 +14,9 @@ from influence.solution import SolverError, product
 # dense() refuses above this size: 10,000² float64 numbers are 0.8 GB.
 MAX_DENSE_SIZE = 10_000
 _COLUMNS_AT_ONCE = 64
-# Up to this size the eigenvalues of the matrix cost a fraction of a second and its p columns a few
-# compiled calls, where Lanczos's method makes hundreds, one a product.
-_MATRIX_EIGENVALUES = 1000
+# Up to this size the eigenvalues of a matrix take a fraction of a second. Where it has to be made
+# of p products Lanczos's method is quicker from the smaller size on (ARPACK needs a few spare).
+_MATRIX_EIGENVALUES, _PRODUCT_EIGENVALUES = 1000, 64
 
 
 class HessianOperator(scipy.sparse.linalg.LinearOperator):
@@ -98,8 +98,9 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
     def extreme_eigenvalues(self, tolerance: float = 1e-6) -> tuple[float, float]:
         """The smallest and the largest eigenvalue [2 floats], damping included.
 
-        Of the matrix up to 1,000 parameters, above by Lanczos's method. An indefinite operator
-        becomes positive definite with any damping above minus the smallest.
+        Of the matrix up to 1,000 parameters, where there is a closed form of it; else by Lanczos's
+        method. An indefinite operator becomes positive definite with any damping above minus the
+        smallest.
 
         Args:
             tolerance: of both by Lanczos's method, relative to the larger magnitude. The smallest
@@ -110,7 +111,8 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
             SolverError: Lanczos's method did not converge, or the operator is not finite.
         """
         size = self.shape[0]
-        if size <= _MATRIX_EIGENVALUES:
+        closed_form = type(self)._dense is not HessianOperator._dense
+        if size <= (_MATRIX_EIGENVALUES if closed_form else _PRODUCT_EIGENVALUES):
             matrix = self.dense().astype(np.float64)
             if not np.isfinite(matrix).all():
                 raise SolverError(
