@@ -65,11 +65,17 @@ class GaussNewton(AutodiffHessian):
             tf.zeros(self.shape, self.dtype),
         )
 
-    def _jacobian_product(self, x, labels):
-        """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""
+    def factors(self, points) -> tuple[np.ndarray, np.ndarray]:
+        """J_i [m, c, p] and Λ_i [m, c, c] of single ``points``, (x, labels) as tensors: what each
+        of them has in n·G is J_iᵀ Λ_i J_i."""
+        self._check_parameters()
+        jacobians, curvatures = self._compile("_traced_factors", points)(points)
+        return jacobians.numpy(), curvatures.numpy()
+
+    def _traced_factors(self, points):
+        x, labels = points
         model = self._model
         converted = model.convert(x)
-        jacobian = model.output_jacobians(converted)
         logits = model.logits(converted)
         shape = tf.shape(logits)
         size, outputs = shape[0], int(np.prod(logits.shape[1:]))
@@ -79,10 +85,15 @@ class GaussNewton(AutodiffHessian):
             curved = self._loss_curvature(logits, labels, tf.cast(along, self.dtype))
             return tf.reshape(curved, [size, outputs])
 
-        curvature = tf.stack([of_output(output) for output in range(outputs)], axis=1)
+        curvatures = tf.stack([of_output(output) for output in range(outputs)], axis=1)
+        return model.output_jacobians(converted), curvatures
+
+    def _jacobian_product(self, x, labels):
+        """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""
+        jacobians, curvatures = self._traced_factors((x, labels))
         flat = [-1, self.shape[0]]
         return tf.matmul(
-            tf.reshape(jacobian, flat),
-            tf.reshape(curvature @ jacobian, flat),
+            tf.reshape(jacobians, flat),
+            tf.reshape(curvatures @ jacobians, flat),
             transpose_a=True,
         )

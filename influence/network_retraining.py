@@ -15,6 +15,7 @@ import tensorflow as tf
 from influence.adam import Adam, AdamState
 from influence.autodiff_hessian import flatten
 from influence.batches import map_over_batches, sum_over_batches
+from influence.gauss_newton import GaussNewton
 from influence.generic_neural_net import GenericNeuralNet
 
 
@@ -83,6 +84,7 @@ class Proximal:
 
     def __init__(self, model: GenericNeuralNet, damping: float, gauss_newton: np.ndarray):
         self._losses = _ShiftedLosses(model, _slopes(model))
+        self._model, self._curvature = model, GaussNewton(model)
         self._slope = model._regularization_gradient().astype(np.float64)
         self._start = model.parameters.astype(np.float64)
         self._damping = damping
@@ -116,6 +118,23 @@ class Proximal:
             options={"maxiter": 50, "gtol": tolerance, "ftol": self._rounding, "maxls": 10},
         )
         return best["theta"], best["norm"]
+
+    def one_step(self, index: int) -> np.ndarray:
+        """θ [p] after one step of Newton's method, without training point ``index``.
+
+        The influence with G + δ is the same step with the curvature of all points. Here the point
+        takes its own along, the G + δ − J_iᵀΛ_iJ_i/n of Woodbury's identity; what that adds is its
+        leverage. (The regulariser's 1/n, which goes too, is nothing beside δ.)
+        """
+        points = self._model._train_points([index])
+        jacobians, curvatures = self._curvature.factors(points)
+        jacobian, curvature = jacobians[0].astype(np.float64), curvatures[0] / self._losses.n
+        gradient = self._model._gradients("normal", *points)[0] + self._slope
+        right = np.column_stack([gradient / self._losses.n, jacobian.T])
+        solved = scipy.linalg.cho_solve((self._root, True), right)
+        step, through = solved[:, 0], solved[:, 1:]
+        small = np.eye(len(jacobian)) - curvature @ jacobian @ through
+        return self._start + step + through @ np.linalg.solve(small, curvature @ jacobian @ step)
 
     def _objective(self, move, index):
         """The objective at θ̃ + ``move``, up to a constant, and its gradient [p]."""

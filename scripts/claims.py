@@ -116,10 +116,11 @@ CLAIMS = {
             "fig2_leave_one_out": "Scatter plots of predicted against actual changes of a test "
             "loss when a training point is left out, with the diagonal: a linear model solved "
             "exactly, the same by LiSSA and, where it was run, a convolutional network.",
-            "fig2_leave_one_out_cnn": "Eight scatter plots for the convolutional network: above "
+            "fig2_leave_one_out_cnn": "Ten scatter plots for the convolutional network: above "
             "against plain retraining, below against the proximal objective; from left to right "
             "the Hessian and the Gauss-Newton matrix, each with the paper's damping and with "
-            "damping chosen from the spectrum.",
+            "damping chosen from the spectrum, and a Newton step without the point's own "
+            "curvature.",
         },
         {
             "exact_pearson_r": Number("linear, exact: Pearson R"),

@@ -77,9 +77,11 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     results.add("cnn_chosen_damping", chosen)
     results.add("cnn_panel", panel)
     results.add("cnn_drift", retrained["drift"])
+    predictions = {name: values[indices] for name, values in predicted.items()}
+    predictions["one_step"] = retrained["one_step"]
     for target, prefix in (("actual", ""), ("proximal", "_proximal")):
-        for name, values in predicted.items():
-            correlation, slope = agreement(retrained[target], values[indices])
+        for name, values in predictions.items():
+            correlation, slope = agreement(retrained[target], values)
             results.add(f"cnn_{name}{prefix}_pearson_r", correlation)
             results.add(f"cnn_{name}{prefix}_slope", slope)
     results.add("cnn_pearson_r", results.metrics[f"cnn_{panel}_pearson_r"]["ours"], 0.86)
@@ -128,10 +130,11 @@ def curvatures(model: AllCNNC, state: AdamState, folder: Path):
 
 
 def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[str, np.ndarray]:
-    """Changes of the test loss without each point: after plain and after proximal retraining.
+    """Changes of the test loss without each point: after plain and after proximal retraining, and
+    after the first step of the latter.
 
-    ``actual`` and ``proximal`` [k], the ``drift`` of the flow that removes nothing, and the
-    gradient norms of the proximal objective.
+    ``actual``, ``proximal`` and ``one_step`` [k], the ``drift`` of the flow that removes nothing,
+    and the gradient norms of the proximal objective.
     """
     time = config.cnn_retraining_steps * _RETRAINING_RATE
     flow = GradientFlow(model, state, time, config.cnn_flow_steps, gauss_newton)
@@ -155,7 +158,8 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
 
     def unit(index):
         near, norm = proximal.without(index, _PROXIMAL_TOLERANCE)
-        return np.array([change(plain(index)), change(near), norm])
+        step = proximal.one_step(index)
+        return np.array([change(plain(index)), change(near), change(step), norm])
 
     settings = config.scale, time, config.cnn_flow_steps, config.cnn_damping
     key = _key(repr(settings), state.parameters, model.train.x, *test)
@@ -163,9 +167,8 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
         kept(folder / f"without_{key}_{index}.npz", lambda index=index: unit(index))
         for index in tqdm(indices, desc="retraining")
     ]
-    actual, near, norms = np.transpose(rows)
-    drift = np.array(change(flow.without(None)))
-    return {"actual": actual, "proximal": near, "proximal_gradient_norms": norms, "drift": drift}
+    names = "actual", "proximal", "one_step", "proximal_gradient_norms"
+    return dict(zip(names, np.transpose(rows))) | {"drift": np.array(change(flow.without(None)))}
 
 
 def _key(*parts) -> str:

@@ -161,7 +161,8 @@ def plot(results: Results) -> dict[str, plt.Figure]:
 
 
 def plot_network(results: Results) -> plt.Figure:
-    """Rows: plain and proximal retraining. Columns: the curvature of the predictions."""
+    """Rows: plain and proximal retraining. Columns: the curvature of the predictions, the last with
+    the point's own left out."""
     metrics = results.metrics
     damping, chosen = (f"{metrics[f'cnn_{n}damping']['ours']:.2g}" for n in ("", "chosen_"))
     columns = {
@@ -169,9 +170,10 @@ def plot_network(results: Results) -> plt.Figure:
         "hessian_chosen": f"Hessian + {chosen}",
         "gauss_newton": f"Gauss-Newton + {damping}",
         "gauss_newton_chosen": f"Gauss-Newton + {chosen}",
+        "one_step": f"Newton step, {damping}",
     }
     rows = {"actual": ("plain retraining", ""), "proximal": ("proximal objective", "_proximal")}
-    figure, grid = plt.subplots(2, 4, figsize=(11.5, 6), layout="constrained")
+    figure, grid = plt.subplots(2, 5, figsize=(14, 6), layout="constrained")
     for row, (target, (words, suffix)) in zip(grid, rows.items()):
         for axis, (name, title) in zip(row, columns.items()):
             _scatter(axis, results, f"cnn_{target}", f"cnn_{name}", None)

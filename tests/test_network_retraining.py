@@ -113,3 +113,18 @@ def test_proximal_retraining_is_what_the_influence_predicts(
     assert np.corrcoef(actual, predicted[indices])[0, 1] > correlation
     slope = np.polyfit(actual, predicted[indices], 1)[0]
     np.testing.assert_allclose(slope, 1, atol=tolerance)
+
+
+def test_one_step_is_newtons_without_the_point(network):
+    damping, index = 0.05, 7
+    n, matrix = len(network.train), network.gauss_newton().dense()
+    alone = network._clone(network.train.where(np.arange(n) == index))
+    alone = alone.with_parameters(network.parameters)
+    own = alone.gauss_newton().dense() - alone.gauss_newton()._regularizer_matrix()
+    gradient = alone.gradient()  # the point's, and the regulariser's
+    expected = np.linalg.solve(matrix + damping * np.eye(len(matrix)) - own / n, gradient / n)
+    found = Proximal(network, damping, matrix).one_step(index) - network.parameters
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+    # The point has leverage: without its own curvature the step is longer.
+    plain = np.linalg.solve(matrix + damping * np.eye(len(matrix)), gradient / n)
+    assert np.linalg.norm(found) > 1.02 * np.linalg.norm(plain)
