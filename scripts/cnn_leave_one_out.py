@@ -46,7 +46,8 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     smallest, largest = hessian.extreme_eigenvalues()
     # Twice what makes the Hessian positive definite: its smallest eigenvalue changes its sign.
     chosen = max(-2 * smallest, config.cnn_damping)
-    # The paper's panel is of the damped Hessian; where that is indefinite it predicts nothing.
+    # The paper's panel is of the damped Hessian; where that is indefinite, conjugate gradients end
+    # at the first negative curvature, and what they have by then is no influence.
     panel = "hessian" if smallest + config.cnn_damping > 0 else "gauss_newton"
     predicted = {}
     for name, operator in (("hessian", hessian), ("gauss_newton", gauss_newton)):
@@ -90,7 +91,7 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
 
 def agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float | None, float | None]:
     """Pearson's R and the slope of the predictions over the changes; None where one of the two
-    does not vary, as predictions do not where the curvature is indefinite."""
+    does not vary."""
     if not (np.ptp(actual) and np.ptp(predicted)):
         return None, None
     return np.corrcoef(actual, predicted)[0, 1], np.polyfit(actual, predicted, 1)[0]

@@ -170,8 +170,10 @@ def plot_network(results: Results) -> plt.Figure:
         "hessian_chosen": f"Hessian + {chosen}",
         "gauss_newton": f"Gauss-Newton + {damping}",
         "gauss_newton_chosen": f"Gauss-Newton + {chosen}",
-        "one_step": f"Newton step, {damping}",
+        "one_step": f"Newton step + {damping}",
     }
+    # Conjugate gradients end where they meet negative curvature: it is not an inverse then.
+    stopped = metrics["cnn_smallest_eigenvalue"]["ours"] + metrics["cnn_damping"]["ours"] <= 0
     rows = {"actual": ("plain retraining", ""), "proximal": ("proximal objective", "_proximal")}
     figure, grid = plt.subplots(2, 5, figsize=(14, 6), layout="constrained")
     for row, (target, (words, suffix)) in zip(grid, rows.items()):
@@ -179,10 +181,10 @@ def plot_network(results: Results) -> plt.Figure:
             _scatter(axis, results, f"cnn_{target}", f"cnn_{name}", None)
             label = f"cnn_{name}{suffix}"
             r, slope = (metrics[f"{label}_{what}"]["ours"] for what in ("pearson_r", "slope"))
-            note = "indefinite:\nno prediction"
-            if r is not None:
-                note = f"$R$ = {r:.3f}\nslope {slope:.2f}"
-            axis.text(0.05, 0.82, note, transform=axis.transAxes)
+            note = "no prediction" if r is None else f"$R$ = {r:.3f}\nslope {slope:.2f}"
+            if name == "hessian" and stopped:
+                note += "\n(indefinite)"
+            axis.text(0.05, 0.95, note, transform=axis.transAxes, verticalalignment="top")
             axis.set_title(title, fontsize="medium")
             axis.set_xlabel(f"Actual diff, {words}", fontsize="small")
         row[0].set_ylabel("Predicted diff in loss")
