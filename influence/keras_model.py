@@ -17,6 +17,7 @@ from influence.batches import (
     sum_over_batches,
     take_rows,
 )
+from influence.generic_neural_net import EXACT_SIZE
 from influence.hessian import MatrixOperator
 from influence.keras_checks import check_connected, check_penalties, checked_outputs
 from influence.keras_data import Stream, training_points
@@ -176,6 +177,18 @@ class KerasModel(KerasPoints):
         """As for every model; without a ``curvature``, that is (hessian() + damping)⁻¹ v."""
         self._load()
         return super().inverse_hvp(v, solver, strict, curvature)
+
+    def self_influence(
+        self, *, solver=None, curvature=None, train_indices=None, strict=False
+    ) -> np.ndarray:
+        """As for every model; up to 2,000 parameters the solves are with the matrix, because there
+        are as many of them as training points."""
+        if solver is None and self.num_parameters <= EXACT_SIZE:
+            operator = self._default_curvature() if curvature is None else curvature
+            curvature = operator.materialize()
+        return super().self_influence(
+            solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
+        )
 
     # Parameters: the variables and the compiled functions are shared by refits, θ is not.
 

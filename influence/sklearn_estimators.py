@@ -44,10 +44,11 @@ def read_terms(estimator, temperature: float) -> Terms:
         ValueError: an estimator, or a setting of it, that has no such terms, or no fit.
     """
     if type(estimator) not in _READERS:
+        remedy = "; give its best_estimator_" if hasattr(estimator, "best_estimator_") else ""
         raise ValueError(
             f"from_sklearn does not take {type(estimator).__name__}: only "
             f"{', '.join(kind.__name__ for kind in _READERS)}, and pipelines that end in one of "
-            f"them."
+            f"them{remedy}."
         )
     check_is_fitted(estimator)
     return _READERS[type(estimator)](estimator, temperature)

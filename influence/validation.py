@@ -9,7 +9,7 @@ import scipy.stats
 from tqdm import tqdm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Validation:
     """Refits without the most influential training points, one at a time.
 
@@ -43,6 +43,13 @@ class Validation:
     slope: float
     gradient_norms: np.ndarray
     gradient_norm: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Validation(pearson_r={self.pearson_r:.4f}, slope={self.slope:.3f}, "
+            f"points={len(self.indices)}, largest of gradient_norms="
+            f"{self.gradient_norms.max():.1e}, gradient_norm={self.gradient_norm:.1e})"
+        )
 
 
 def validate(

@@ -32,7 +32,7 @@ class Fig2Config(Config):
         lissa_depth: t of LiSSA.
         lissa_scale: σ of LiSSA.
         gradient_tolerance: gradient norm of every refit.
-        network: also train and retrain the convolutional network, which takes most of half an hour,
+        network: also train and retrain the convolutional network, which takes a quarter of an hour,
             for the paper's third panel; ``--no-network`` leaves it out.
         cnn_test_index: test image of the network's panel; the stand-in takes its first
             misclassified one.

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from benchmarks import keras_streaming
 from influence import ConjugateGradient, Dataset, KerasModel, Lissa, LogisticRegression
+from influence.autodiff_hessian import AutodiffHessian
 from influence.keras_data import Examples, Stream
 from tests.conftest import Problem
 
@@ -95,6 +96,23 @@ def test_the_same_dense_layer_is_the_librarys_logistic_regression(kind):
     probabilities = theirs.predict(problem.x_test)
     truth = ours.outputs if kind == "logits" else ours.probabilities
     np.testing.assert_allclose(probabilities, truth(problem.x_test), atol=1e-6)
+
+
+def test_self_influence_makes_the_matrix_once(monkeypatch):
+    # The biases of a softmax have a direction without curvature, where no gradient goes.
+    problem = Problem()
+    dense = layer("Dense", 3, activation="softmax", kernel_regularizer=L2(0.05))
+    network = sequential((5,), dense, loss="sparse_categorical_crossentropy")
+    model = KerasModel(network, problem.train).fit()
+    inverse = np.linalg.pinv(model.hessian().dense(), rcond=1e-10, hermitian=True)
+    gradients = model.test_gradient(problem.x, problem.labels)
+    columns, product = [], AutodiffHessian._product
+    monkeypatch.setattr(
+        AutodiffHessian, "_product", lambda *a: columns.append(a[1].shape[1]) or product(*a)
+    )
+    found = model.self_influence()
+    np.testing.assert_allclose(found, np.sum(gradients * (inverse @ gradients), axis=0), atol=1e-6)
+    assert sum(columns) == model.num_parameters
 
 
 def test_float32_is_close_and_scale_is_the_datasets():

@@ -20,6 +20,7 @@ from sklearn.linear_model import (
     Ridge,
     SGDClassifier,
 )
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import LinearSVC
@@ -573,6 +574,7 @@ def fitted(estimator, classes=2):
         (RandomForestClassifier(2), 2, "does not take RandomForestClassifier: only Logistic"),
         (LogisticRegressionCV(l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy"), 2,
          "does not take LogisticRegressionCV"),
+        (GridSearchCV(Ridge(), {"alpha": [1.0]}), 2, "GridSearchCV.* give its best_estimator_"),
         (TransformedTargetRegressor(Ridge()), 2, "does not take TransformedTargetRegressor"),
         (make_pipeline(StandardScaler(), RandomForestClassifier(2)), 2, "RandomForestClassifier"),
         (LogisticRegression(l1_ratio=1, solver="saga"), 2, "l1_ratio=1: only l1_ratio=0"),

@@ -37,6 +37,8 @@ def test_points_are_the_most_influential_in_order(problem):
     result = model.validate(problem.x_test, problem.y_test, points=5)
     np.testing.assert_array_equal(result.indices, np.argsort(-np.abs(scores))[:5])
     np.testing.assert_array_equal(result.predicted, scores[result.indices])
+    assert repr(result).startswith(f"Validation(pearson_r={result.pearson_r:.4f}, slope=")
+    assert "points=5" in repr(result)
     assert result.pearson_r == pytest.approx(np.corrcoef(result.predicted, result.actual)[0, 1])
     assert result.slope == pytest.approx(np.polyfit(result.predicted, result.actual, 1)[0])
 
