@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse.linalg
 import tensorflow as tf
 
-from influence.solution import SolverError, product
+from influence.solution import SolverError, check_finite, product
 
 # dense() refuses above this size: 10,000² float64 numbers are 0.8 GB.
 MAX_DENSE_SIZE = 10_000
@@ -114,10 +114,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         closed_form = type(self)._dense is not HessianOperator._dense
         if size <= (_MATRIX_EIGENVALUES if closed_form else _PRODUCT_EIGENVALUES):
             matrix = self.dense().astype(np.float64)
-            if not np.isfinite(matrix).all():
-                raise SolverError(
-                    "The matrix has entries that are not finite: check the parameters."
-                )
+            check_finite(matrix)
             eigenvalues = np.linalg.eigvalsh(matrix)
             return float(eigenvalues[0]), float(eigenvalues[-1])
         # A fixed starting vector: the same operator has the same answer.

@@ -46,6 +46,18 @@ class LinearLoss(abc.ABC):
         """∂²ℓ/∂z²: [b, c, c]."""
 
 
+class OneLogitLoss(LinearLoss):
+    """A loss on one logit: its ``curvature`` is all that there is of ∂²ℓ/∂z²."""
+
+    outputs = 1
+
+    def curvature_product(self, curvature, u):
+        return curvature[:, :, tf.newaxis] * u
+
+    def curvature_matrix(self, curvature):
+        return curvature[:, :, tf.newaxis]
+
+
 @functools.lru_cache(maxsize=64)
 def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) -> SimpleNamespace:
     """The compiled scans, shared by all models of the same kind so that refits retrace nothing.

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.dataset import Dataset, check_classes, check_dataset, check_two_classes
-from influence.linear_functions import LinearLoss
+from influence.linear_functions import LinearLoss, OneLogitLoss
 from influence.linear_model import LinearModel
 
 
@@ -38,10 +38,8 @@ class Softmax(LinearLoss):
 
 
 @dataclass(frozen=True)
-class Logistic(LinearLoss):
+class Logistic(OneLogitLoss):
     """Cross-entropy of the sigmoid of one logit, labels 0 and 1."""
-
-    outputs: int = 1
 
     def losses(self, z, labels):
         labels = tf.cast(labels, z.dtype)
@@ -54,12 +52,6 @@ class Logistic(LinearLoss):
 
     def curvature(self, z, labels):
         return tf.sigmoid(z) * tf.sigmoid(-z)
-
-    def curvature_product(self, curvature, u):
-        return curvature[:, :, tf.newaxis] * u
-
-    def curvature_matrix(self, curvature):
-        return curvature[:, :, tf.newaxis]
 
 
 class LogisticRegression(LinearModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -12,7 +11,7 @@ import tensorflow as tf
 from sklearn.svm import LinearSVC
 
 from influence.dataset import Dataset, check_dataset, check_two_classes
-from influence.linear_functions import LinearLoss
+from influence.linear_functions import OneLogitLoss
 from influence.linear_model import LinearModel
 from influence.optimization import ConvergenceWarning
 
@@ -27,11 +26,10 @@ _COOLING = (0.1, 0.01, 1e-3, 1e-4, 1e-5)
 
 
 @dataclass(frozen=True)
-class SmoothHingeLoss(LinearLoss):
+class SmoothHingeLoss(OneLogitLoss):
     """t log(1 + exp((1 − s)/t)) of the margin s = y z, labels y = ±1; at t = 0 max(0, 1 − s)."""
 
     temperature: float
-    outputs: ClassVar[int] = 1
 
     def losses(self, z, labels):
         gap = 1 - _signs(z, labels) * z
@@ -52,21 +50,13 @@ class SmoothHingeLoss(LinearLoss):
         u = (1 - _signs(z, labels) * z) / self.temperature
         return tf.sigmoid(u) * tf.sigmoid(-u) / self.temperature
 
-    def curvature_product(self, curvature, u):
-        return curvature[:, :, tf.newaxis] * u
-
-    def curvature_matrix(self, curvature):
-        return curvature[:, :, tf.newaxis]
-
 
 @dataclass(frozen=True)
-class SquaredHingeLoss(LinearLoss):
+class SquaredHingeLoss(OneLogitLoss):
     """max(0, 1 − s)² of the margin s = y z, labels y = ±1: its slope is continuous.
 
     Its curvature, 2 or 0, jumps at s = 1, where it is taken as 0.
     """
-
-    outputs: ClassVar[int] = 1
 
     def losses(self, z, labels):
         return tf.square(_gaps(z, labels))[:, 0]
@@ -76,12 +66,6 @@ class SquaredHingeLoss(LinearLoss):
 
     def curvature(self, z, labels):
         return 2 * tf.cast(_gaps(z, labels) > 0, z.dtype)
-
-    def curvature_product(self, curvature, u):
-        return curvature[:, :, tf.newaxis] * u
-
-    def curvature_matrix(self, curvature):
-        return curvature[:, :, tf.newaxis]
 
 
 class SmoothHinge(LinearModel):

@@ -40,6 +40,12 @@ class Solution:
     scale: float | None = None
 
 
+def check_finite(matrix: np.ndarray) -> None:
+    """Raise a SolverError unless every entry is finite."""
+    if not np.isfinite(matrix).all():
+        raise SolverError("The matrix has entries that are not finite: check the parameters.")
+
+
 def product(operator, block: np.ndarray) -> np.ndarray:
     """``operator @ block`` in float64, or a SolverError when it is not finite."""
     result = np.asarray(operator @ block, np.float64)

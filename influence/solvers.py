@@ -20,6 +20,7 @@ from influence.solution import (
     Solution,
     SolverError,
     as_block,
+    check_finite,
     complain,
     finish,
     product,
@@ -81,8 +82,7 @@ class CholeskyFactor:
 
     def __init__(self, matrix: np.ndarray):
         matrix = np.asarray(matrix)
-        if not np.isfinite(matrix).all():
-            raise SolverError("The matrix has entries that are not finite: check the parameters.")
+        check_finite(matrix)
         self.dtype = matrix.dtype
         try:
             self._factor = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from influence.linear_functions import LinearLoss
+from influence.linear_functions import LinearLoss, OneLogitLoss
 from influence.logistic_regression import Softmax
 
 
@@ -76,10 +75,9 @@ class ScalableSoftmax(Softmax):
 
 
 @dataclass(frozen=True)
-class SquaredError(LinearLoss):
+class SquaredError(OneLogitLoss):
     """(z − y)² of one output, for labels that are real numbers."""
 
-    outputs: ClassVar[int] = 1
     labels_spec = tf.TensorSpec([None], tf.float64)
 
     def losses(self, z, labels):
@@ -90,9 +88,3 @@ class SquaredError(LinearLoss):
 
     def curvature(self, z, labels):
         return 2 * tf.ones_like(z)
-
-    def curvature_product(self, curvature, u):
-        return curvature[:, :, tf.newaxis] * u
-
-    def curvature_matrix(self, curvature):
-        return curvature[:, :, tf.newaxis]

@@ -172,8 +172,8 @@ def plot_network(results: Results) -> plt.Figure:
         "gauss_newton_chosen": f"Gauss-Newton + {chosen}",
         "one_step": f"Newton step + {damping}",
     }
-    # Conjugate gradients end where they meet negative curvature: it is not an inverse then.
-    stopped = metrics["cnn_smallest_eigenvalue"]["ours"] + metrics["cnn_damping"]["ours"] <= 0
+    # Then the panel of the paper has another curvature.
+    indefinite = metrics["cnn_panel"]["ours"] != "hessian"
     rows = {"actual": ("plain retraining", ""), "proximal": ("proximal objective", "_proximal")}
     figure, grid = plt.subplots(2, 5, figsize=(14, 6), layout="constrained")
     for row, (target, (words, suffix)) in zip(grid, rows.items()):
@@ -182,7 +182,7 @@ def plot_network(results: Results) -> plt.Figure:
             label = f"cnn_{name}{suffix}"
             r, slope = (metrics[f"{label}_{what}"]["ours"] for what in ("pearson_r", "slope"))
             note = "no prediction" if r is None else f"$R$ = {r:.3f}\nslope {slope:.2f}"
-            if name == "hessian" and stopped:
+            if name == "hessian" and indefinite:
                 note += "\n(indefinite)"
             axis.text(0.05, 0.95, note, transform=axis.transAxes, verticalalignment="top")
             axis.set_title(title, fontsize="medium")

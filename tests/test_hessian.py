@@ -220,7 +220,7 @@ SPECTRA = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [10, 65, 150])
+@pytest.mark.parametrize("size", [10, 64, 65, 150])
 @pytest.mark.parametrize("ends", SPECTRA.values(), ids=SPECTRA)
 def test_extreme_eigenvalues_of_a_matrix(size, ends, dtype, either_way):
     inner = np.random.default_rng(size).uniform(*ends, size - 2)
@@ -245,6 +245,7 @@ def test_extreme_eigenvalues_of_models(dtype, either_way):
     problem = Problem(d=24)
     softmax, binary, network = models(problem, dtype=dtype)
     assert softmax.num_parameters > 64 < network.num_parameters
+    assert binary.num_parameters < 64
     for model in (softmax, binary, network):
         for operator in (model.hessian(), model.hessian() + 0.3):
             truth = np.linalg.eigvalsh(operator.dense().astype(np.float64))
@@ -274,6 +275,15 @@ def test_large_operators_are_not_made_into_a_matrix(monkeypatch):
     operator = MatrixOperator(symmetric(np.linspace(-1, 2, size)), 1)
     monkeypatch.setattr(MatrixOperator, "dense", None)
     np.testing.assert_allclose(operator.extreme_eigenvalues(), [-1, 2], atol=1e-4)
+
+
+def test_p_products_are_not_made_into_a_matrix(monkeypatch):
+    *_, network = models(Problem(d=24), dtype="float64")
+    operator = AutodiffHessian(network)
+    truth = np.linalg.eigvalsh(operator.dense())
+    monkeypatch.setattr(AutodiffHessian, "dense", None)
+    ends = operator.extreme_eigenvalues()
+    np.testing.assert_allclose(ends, truth[[0, -1]], atol=1e-5 * np.abs(truth).max())
 
 
 def test_eigenvalues_of_a_matrix_that_is_not_finite_are_an_error():
