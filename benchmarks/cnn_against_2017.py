@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from benchmarks.fig2_against_2017 import median_time, report, timed
 from influence import AllCNNC
-from influence.autodiff_hessian import flatten, split
-from influence.dataset import Dataset
+from influence.data.dataset import Dataset
+from influence.data.vectors import flatten, split
 from scripts.loaders.mnist import load_mnist
 
 EXAMPLES, BATCH = 5500, 100

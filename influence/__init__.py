@@ -3,23 +3,25 @@
 Koh & Liang, *Understanding Black-box Predictions via Influence Functions* (ICML 2017).
 """
 
-from influence.adam import Adam, AdamState
-from influence.all_cnn_c import AllCNNC
-from influence.autodiff_hessian import AutodiffHessian
-from influence.dataset import Dataset
-from influence.gauss_newton import GaussNewton
-from influence.generic_neural_net import GenericNeuralNet
-from influence.hessian import HessianOperator
-from influence.inception_model import BinaryInceptionModel
-from influence.keras_model import KerasModel
-from influence.logistic_regression import BinaryLogisticRegression, LogisticRegression
-from influence.network_retraining import GradientFlow, Proximal
-from influence.retraining import LeaveOneOut, leave_one_out
-from influence.sklearn_adapter import from_sklearn
-from influence.smooth_hinge import SmoothHinge
-from influence.solution import Solution, SolverError, SolverWarning
-from influence.solvers import ConjugateGradient, Exact, Lissa
-from influence.validation import Validation
+from influence.curvature.autodiff import AutodiffHessian
+from influence.curvature.gauss_newton import GaussNewton
+from influence.curvature.operator import HessianOperator
+from influence.data.dataset import Dataset
+from influence.fitting.adam import Adam, AdamState
+from influence.keras_models.model import KerasModel
+from influence.models.all_cnn_c import AllCNNC
+from influence.models.inception_model import BinaryInceptionModel
+from influence.models.logistic_regression import BinaryLogisticRegression, LogisticRegression
+from influence.models.smooth_hinge import SmoothHinge
+from influence.objective.generic_neural_net import GenericNeuralNet
+from influence.objective.validation import Validation
+from influence.sklearn_models.adapter import from_sklearn
+from influence.solvers.conjugate_gradient import ConjugateGradient
+from influence.solvers.exact import Exact
+from influence.solvers.lissa import Lissa
+from influence.solvers.solution import Solution, SolverError, SolverWarning
+from influence.studies.leave_one_out import LeaveOneOut, leave_one_out
+from influence.studies.network_retraining import GradientFlow, Proximal
 
 __all__ = [
     "Adam",

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 
 from influence import Dataset, KerasModel, LogisticRegression, SolverError
-from influence.files import DAMAGED, write_atomically
-from scripts.experiment import use_style, write_figure
-from scripts.explanation import are_images, as_csv, explain, picture, table
+from influence.data.files import DAMAGED, write_atomically
+from scripts.report.experiment import use_style, write_figure
+from scripts.report.explanation import are_images, as_csv, explain, picture, table
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 # With more parameters than this, those of the last layer alone.

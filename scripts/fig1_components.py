@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from influence import BinaryLogisticRegression
-from scripts.experiment import Config, Results, run
 from scripts.loaders.mnist import SIDE, load_mnist
+from scripts.report.experiment import Config, Results, run
 
 NAME = "fig1_components"
 VARIANTS = {

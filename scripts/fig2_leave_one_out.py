@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from influence import ConjugateGradient, Lissa, LogisticRegression, leave_one_out
-from scripts.cnn_leave_one_out import add_network
-from scripts.experiment import Config, Results, run
 from scripts.loaders.mnist import Mnist, load_mnist
+from scripts.report.experiment import Config, Results, run
+from scripts.steps.cnn_leave_one_out import add_network
 
 NAME = "fig2_leave_one_out"
 LIMIT = 0.05

@@ -14,11 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from influence import Adam, AdamState, AllCNNC
-from influence.adam import continue_without
+from influence.fitting.adam import continue_without
 from scripts import fig2_leave_one_out
-from scripts.cnn_leave_one_out import first_images
-from scripts.experiment import Config, Results, read, run
 from scripts.loaders.mnist import load_mnist
+from scripts.report.experiment import Config, Results, read, run
+from scripts.steps.cnn_leave_one_out import first_images
 
 NAME = "fig2_long_retraining"
 

@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from influence import Dataset
-from influence.smooth_hinge import SmoothHinge, SmoothHingeLoss
-from scripts.experiment import Config, Results, run
+from influence.models.smooth_hinge import SmoothHinge, SmoothHingeLoss
 from scripts.loaders.mnist import load_mnist
+from scripts.report.experiment import Config, Results, run
 
 NAME = "fig3_smooth_hinge"
 SWEEP_NAME = "fig3_temperatures"

@@ -10,13 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from influence import Dataset, Exact
-from influence.files import fingerprint, kept
-from influence.rbf import rbf_features, squared_distances
-from influence.smooth_hinge import SmoothHinge
-from scripts.dogs_and_fish import cache_folder, fit_inception
-from scripts.experiment import Config, Results, run
+from influence.data.files import fingerprint, kept
+from influence.models.smooth_hinge import SmoothHinge
 from scripts.loaders.archive import DataError
 from scripts.loaders.dogfish import Dogfish
+from scripts.report.experiment import Config, Results, run
+from scripts.steps.dogs_and_fish import cache_folder, fit_inception
+from scripts.steps.rbf import rbf_features, squared_distances
 
 NAME = "fig4_rbf_vs_inception"
 # Where photographs go in the folder of figures: git ignores it.

@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from influence.files import saved_arrays, write_atomically
-from influence.poisoning import preselect, rank
-from scripts.experiment import Config, Results, run
+from influence.data.files import saved_arrays, write_atomically
+from influence.studies.poisoning import preselect, rank
 from scripts.fig5_training_attack import Fig5Config, choose, prepare
+from scripts.report.experiment import Config, Results, run
 
 NAME = "fig5_exhaustive_ranking"
 

@@ -12,10 +12,10 @@ import numpy as np
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from scripts.attack_photographs import draw_photographs, photographs
-from scripts.dogs_and_fish import DogsAndFish, fit_inception
-from scripts.experiment import Config, Results, run
-from scripts.training_attacks import Problem, multi_attack, single_attack
+from scripts.report.attack_photographs import draw_photographs, photographs
+from scripts.report.experiment import Config, Results, run
+from scripts.steps.dogs_and_fish import DogsAndFish, fit_inception
+from scripts.steps.training_attacks import Problem, multi_attack, single_attack
 
 NAME = "fig5_training_attack"
 COUNTS = (1, 2, 3, 5, 10)

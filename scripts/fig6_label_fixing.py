@@ -15,11 +15,11 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from influence import BinaryLogisticRegression, Dataset
-from influence.files import fingerprint, saved_arrays, write_atomically
-from influence.label_fixing import fix_and_refit, most_suspicious, suspicion
-from influence.text import clean_documents, count_words
-from scripts.experiment import Config, Results, run
+from influence.data.files import fingerprint, saved_arrays, write_atomically
+from influence.studies.label_fixing import fix_and_refit, most_suspicious, suspicion
 from scripts.loaders.enron import load_enron
+from scripts.report.experiment import Config, Results, run
+from scripts.steps.text import clean_documents, count_words
 
 NAME = "fig6_label_fixing"
 LEVELS = 6  # 5, 10 … 30 percent, of labels flipped and of labels checked

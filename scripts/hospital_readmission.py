@@ -12,8 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from influence import BinaryLogisticRegression, Dataset
-from scripts.experiment import Config, Results, run
 from scripts.loaders.hospital import CHILD, Hospital, load_hospital
+from scripts.report.experiment import Config, Results, run
 
 NAME = "hospital_readmission"
 FITS = {"optimum": "true optimum", "early_stopped": "L-BFGS stopped at 1,000 (2017)"}

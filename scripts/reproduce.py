@@ -16,9 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from influence.files import write_atomically
-from scripts.experiment import SCALES, show
-from scripts.gallery import gallery
+from influence.data.files import write_atomically
+from scripts.report.experiment import SCALES, show
+from scripts.report.gallery import gallery
 
 EXPERIMENTS = {
     "fig1_components": "Figure 1: components of influence",

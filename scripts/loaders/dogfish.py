@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from influence.dataset import Dataset
+from influence.data.dataset import Dataset
 from scripts.loaders import registry
 from scripts.loaders.archive import DataError
 from scripts.loaders.registry import IMAGENETTE_224, IMAGENETTE_320, Provenance, load

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from influence.dataset import Dataset
+from influence.data.dataset import Dataset
 from scripts.loaders.archive import DataError
 from scripts.loaders.registry import HOSPITAL, Provenance, load
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.datasets import load_digits
 
-from influence.dataset import Dataset
+from influence.data.dataset import Dataset
 from scripts.loaders.archive import DataError
 from scripts.loaders.registry import MNIST, Provenance, load
 

@@ -1,0 +1,1 @@
+"""Curvature is a linear operator: what a solver multiplies with."""

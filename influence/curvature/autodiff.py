@@ -1,0 +1,127 @@
+"""The Hessian of any model's objective, by automatic differentiation."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from influence.curvature.operator import HessianOperator
+from influence.data.batches import is_stream, number_of_rows, sum_over_batches, take_rows
+from influence.data.vectors import flatten, split
+
+
+class AutodiffHessian(HessianOperator):
+    """The Hessian of any model's objective: reverse-mode over forward-mode differentiation, the
+    gradient of the derivative along the vector.
+
+    Args:
+        model: gives ``variables``, ``convert``, ``logits``, ``example_losses``,
+            ``regularization``, ``parameters``, ``batch_size`` and its training ``tensors``.
+    """
+
+    def __init__(self, model):
+        super().__init__(model.num_parameters, model.dtype, len(model.train))
+        self._model = model
+        self._parameters = model.parameters
+        self._compiled = self._compile("_traced_product", self._model.tensors, blocks=1)
+
+    def _product(self, block):
+        self._check_parameters()
+        return self._compiled(self._model.tensors, block)
+
+    def _compile(self, function: str, points, blocks: int = 0):
+        """The compiled method, traced once a model: its operators at all parameters share it."""
+        # Of a copy, so that the trace does not keep this operator, and its factor, alive.
+        traced = getattr(copy.copy(self), function)
+        return self._model.compiled((type(self), function), traced, points, blocks)
+
+    def _check_parameters(self):
+        if not np.array_equal(self._parameters, self._model.parameters):
+            raise RuntimeError(
+                "The model's parameters have changed since this operator was made: make it again "
+                "(model.hessian(), model.gauss_newton())."
+            )
+
+    def _traced_product(self, points, block):
+        columns = tf.transpose(block)
+        one_by_one = functools.partial(tf.map_fn, elems=columns, parallel_iterations=1)
+        if is_stream(points):
+            # One pass for all columns, as reading may be what takes long.
+            mean = self._mean(points, tf.zeros_like(columns), one_by_one)
+            return tf.transpose(mean + one_by_one(self._regularizer_product))
+
+        def of_column(vector):
+            mean = self._mean(points, tf.zeros_like(vector), lambda function: function(vector))
+            return mean + self._regularizer_product(vector)
+
+        return tf.transpose(one_by_one(of_column))
+
+    def _mean(self, points, zero, apply):
+        """(1/n) Σ ∇²L(z_i) v, for what ``apply`` (a function of v) applies it to."""
+
+        def of_batch(x, labels):
+            product = apply(lambda vector: self._loss_product(x, labels, vector))
+            return product, number_of_rows(labels)
+
+        total, number = sum_over_batches(of_batch, points, self._model.batch_size, (zero, 0))
+        return total / tf.cast(number, zero.dtype)
+
+    def _product_on(self, rows, block):
+        self._check_parameters()
+        points = self._model.tensors
+        if is_stream(points):
+            raise ValueError(
+                "Lissa draws single training points, and a stream has no single ones: use "
+                "ConjugateGradient(), or Exact() for few parameters."
+            )
+
+        def of_rows(arguments):
+            chosen, columns = arguments
+            x, labels = take_rows(points, chosen)
+            size = tf.cast(tf.shape(chosen)[0], block.dtype)
+
+            def of_column(vector):
+                loss = self._loss_product(x, labels, vector) / size
+                return loss + self._regularizer_product(vector)
+
+            return tf.transpose(tf.map_fn(of_column, tf.transpose(columns)))
+
+        return tf.map_fn(of_rows, (rows, block), fn_output_signature=block.dtype)
+
+    def _loss_product(self, x, labels, vector):
+        """Σ ∇²L(z_i) v over a batch, [p]."""
+        model = self._model
+
+        def loss():
+            logits = model.logits(model.convert(x))
+            return tf.reduce_sum(model.example_losses(logits, labels))
+
+        return self._second_derivative(loss, vector)
+
+    def _regularizer_product(self, vector):
+        return self._second_derivative(
+            lambda: tf.convert_to_tensor(self._model.regularization(), vector.dtype), vector
+        )
+
+    def _regularizer_matrix(self):
+        """∇²(regulariser) [p, p]."""
+        products = self._compile("_traced_regularizer", (), blocks=1)
+        return products((), tf.eye(self.shape[0], dtype=self.dtype)).numpy()
+
+    def _traced_regularizer(self, _, columns):
+        return tf.map_fn(self._regularizer_product, columns)
+
+    def _second_derivative(self, function, vector, rows=None, columns=None):
+        """∂² function/∂rows ∂columns times ``vector``; rows and columns are variables of the
+        model, all of them by default."""
+        rows = self._model.variables if rows is None else rows
+        columns = self._model.variables if columns is None else columns
+        zero = tf.UnconnectedGradients.ZERO
+        with tf.GradientTape() as tape:
+            with tf.autodiff.ForwardAccumulator(columns, split(vector, columns)) as forward:
+                value = function()
+            along = forward.jvp(value, unconnected_gradients=zero)
+        return flatten(tape.gradient(along, rows, unconnected_gradients=zero))

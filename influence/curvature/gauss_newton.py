@@ -1,0 +1,100 @@
+"""The Gauss-Newton matrix: the Hessian without the part that can make it indefinite."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from influence.curvature.autodiff import AutodiffHessian
+from influence.data.batches import sum_over_batches
+from influence.data.vectors import flatten, split
+
+# Numbers that the Jacobians of a batch may have: 128 MB in float32.
+_JACOBIAN_NUMBERS = 2**25
+
+
+class GaussNewton(AutodiffHessian):
+    """G = (1/n) Σ J_iᵀ Λ_i J_i + ∇²(regulariser), J_i the Jacobian of the logits [c, p] and Λ_i
+    the Hessian of the loss in the logits [c, c].
+
+    For a loss that is convex in the logits it is positive semi-definite wherever the Hessian is
+    not, which makes it the usual curvature for networks (Martens 2020, arXiv 1412.1193). It is the
+    Hessian of the model linearised in its parameters, so for a model with linear logits the two
+    are the same.
+
+    Args:
+        model: as for ``AutodiffHessian``.
+    """
+
+    def _loss_product(self, x, labels, vector):
+        """Σ J_iᵀ Λ_i J_i v over a batch, [p]."""
+        model, zero = self._model, tf.UnconnectedGradients.ZERO
+        with tf.GradientTape() as tape:
+            tangents = split(vector, model.variables)
+            with tf.autodiff.ForwardAccumulator(model.variables, tangents) as forward:
+                logits = model.logits(model.convert(x))
+            along = forward.jvp(logits, unconnected_gradients=zero)
+        curved = self._loss_curvature(logits, labels, along)
+        return flatten(tape.gradient(logits, model.variables, tf.stop_gradient(curved), zero))
+
+    def _loss_curvature(self, logits, labels, along):
+        """Λ_i times ``along``, for every point of a batch; shaped as the logits."""
+        with tf.autodiff.ForwardAccumulator(logits, along) as forward:
+            with tf.GradientTape() as tape:
+                tape.watch(logits)
+                loss = tf.reduce_sum(self._model.example_losses(logits, labels))
+            slopes = tape.gradient(loss, logits)
+        return forward.jvp(slopes, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def _dense(self):
+        # Products of all the Jacobians at once, instead of p products with the operator.
+        self._check_parameters()
+        total = self._compile("_traced_dense", self._model.tensors)
+        matrix = total(self._model.tensors).numpy() / self.num_examples
+        matrix += self._regularizer_matrix()
+        return (matrix + matrix.T) / 2
+
+    def _traced_dense(self, points):
+        """Σ J_iᵀ Λ_i J_i, [p, p]."""
+        model = self._model
+        outputs = model.num_outputs
+        batch_size = max(1, _JACOBIAN_NUMBERS // (outputs * self.shape[0]))
+        return sum_over_batches(
+            self._jacobian_product,
+            points,
+            min(batch_size, model.batch_size),
+            tf.zeros(self.shape, self.dtype),
+        )
+
+    def factors(self, points) -> tuple[np.ndarray, np.ndarray]:
+        """J_i [m, c, p] and Λ_i [m, c, c] of single ``points``, (x, labels) as tensors: what each
+        of them has in n·G is J_iᵀ Λ_i J_i."""
+        self._check_parameters()
+        jacobians, curvatures = self._compile("_traced_factors", points)(points)
+        return jacobians.numpy(), curvatures.numpy()
+
+    def _traced_factors(self, points):
+        x, labels = points
+        model = self._model
+        converted = model.convert(x)
+        logits = model.logits(converted)
+        shape = tf.shape(logits)
+        size, outputs = shape[0], int(np.prod(logits.shape[1:]))
+
+        def of_output(output):
+            along = tf.reshape(tf.one_hot(tf.fill([size], output), outputs), shape)
+            curved = self._loss_curvature(logits, labels, tf.cast(along, self.dtype))
+            return tf.reshape(curved, [size, outputs])
+
+        curvatures = tf.stack([of_output(output) for output in range(outputs)], axis=1)
+        return model.output_jacobians(converted), curvatures
+
+    def _jacobian_product(self, x, labels):
+        """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""
+        jacobians, curvatures = self._traced_factors((x, labels))
+        flat = [-1, self.shape[0]]
+        return tf.matmul(
+            tf.reshape(jacobians, flat),
+            tf.reshape(curvatures @ jacobians, flat),
+            transpose_a=True,
+        )

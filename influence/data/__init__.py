@@ -1,0 +1,1 @@
+"""What every model is made of: points checked at the door, scans of them, kept files, vectors."""

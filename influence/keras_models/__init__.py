@@ -1,0 +1,1 @@
+"""Influences of Keras models."""

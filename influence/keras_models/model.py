@@ -1,0 +1,337 @@
+"""Influences for any Keras model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from influence.curvature.operator import MatrixOperator
+from influence.data.batches import (
+    default_batch_size,
+    map_over_batches,
+    number_of_rows,
+    sum_over_batches,
+    take_rows,
+)
+from influence.data.vectors import flatten, split
+from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
+from influence.keras_models.checks import check_connected, check_penalties, checked_outputs
+from influence.keras_models.data import Stream, training_points
+from influence.keras_models.loss import KerasLoss
+from influence.keras_models.network import KerasNetwork
+from influence.keras_models.points import KerasPoints
+from influence.objective.generic_neural_net import EXACT_SIZE
+from influence.objective.objective import Objective
+from influence.solvers.conjugate_gradient import ConjugateGradient
+
+# fit() stops at this gradient norm relative to that of the loss of a training point.
+FIT_TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
+# Of the residual of default solves.
+SOLVE_TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
+# Relative rounding of the objective, for the line search.
+_ROUNDING = {"float32": 1e-7, "float64": 1e-13}
+# A layer's outputs and their derivatives take about this many times the room of its inputs.
+_ACTIVATIONS = 16
+# Training points that are looked at when a model is made.
+_PROBED = 32
+
+
+class KerasModel(KerasPoints):
+    """A Keras 3 model, sequential, functional or subclassed, and its influences.
+
+    The objective is (1/n) Σ L(z_i, θ) + regularization(θ), with θ the chosen variables: the model's
+    compiled loss, one number a point, and the weight regularisers of its layers
+    (``kernel_regularizer`` and so on; Keras' ``L2(l)`` is l‖W‖², without a half). The model should
+    be at a minimum of it: ``fit`` goes on to one, ``gradient`` says how far away it is. Outputs are
+    those of inference, without dropout and with batch normalisation by its moving statistics, which
+    are no parameters. The Keras model itself is never changed, and training it further changes
+    nothing here: all computations run on copies of its variables.
+
+    With ``variables=model.layers[-1]`` (the usual choice for large networks) θ is that layer alone,
+    and the outputs of the layers below are computed once for training points in memory.
+
+    Where the outputs are a softmax or sigmoid of Keras, ``outputs`` and the Gauss-Newton matrix use
+    what goes into it, the logits; ``predict`` gives what the Keras model gives.
+
+    Args:
+        model: built, with one output, float32 or float64 (which is then the ``dtype`` here).
+        train: an ``influence.Dataset``, or (x, labels) with arrays [n, ...], x a dict, tuple or
+            list of them for several inputs; or a ``tf.data.Dataset`` of batches of such pairs, in
+            the same order at every pass, which need not fit into memory. Integer inputs stay so.
+        loss: (labels, outputs) -> [m], or a name or loss of Keras, whose reduction is not used;
+            None is the compiled loss.
+        regularization: a function of the list of chosen variables to use instead of the layers'
+            regularisers. It also stands for penalties that depend on the data (``activity_
+            regularizer``, ``add_loss``), which are no sum over points and are refused without it.
+        damping: δ ≥ 0, a ridge: solves without a ``curvature`` of their own use hessian() + δ.
+        variables: layers or trainable variables of the model; None is all trainable variables.
+        batch_size: points that are in the network at a time; None is chosen by their size. A
+            ``tf.data.Dataset`` keeps its own batches.
+
+    Raises:
+        ValueError: a model that is not built, not compiled and without ``loss``, with several
+            outputs, of another number type, with outputs that change from call to call or that
+            depend on the other points of a batch, with variables that no gradient reaches; a loss
+            that is not one number a point; training points or labels of a wrong shape.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train,
+        loss=None,
+        regularization=None,
+        damping: float = 0.0,
+        variables=None,
+        batch_size: int | None = None,
+    ):
+        if not 0 <= damping < np.inf:
+            raise ValueError(f"damping must be at least 0 and finite, not {damping!r}.")
+        self.damping = float(damping)
+        train = training_points(train)
+        self._network = KerasNetwork(model, variables, split=not isinstance(train, Stream))
+        self._regularization = regularization
+        if batch_size is None:
+            leaves = keras.tree.flatten(train.spec[0])
+            numbers = sum(leaf.shape[1:].num_elements() for leaf in leaves)
+            batch_size = default_batch_size(_ACTIVATIONS * numbers)
+        # What a look at the first points needs.
+        self.train, self.dtype = train, np.dtype(self._network.variables[0].dtype.as_numpy_dtype)
+        x, labels = train.first(_PROBED)
+        x, labels = self.convert(self._tensors(x)), self._label_tensor(labels)
+        outputs = checked_outputs(self._network, x)
+        self._loss = KerasLoss(model, loss, outputs, regularised=regularization is None)
+        self._outputs_like = tf.TensorSpec([None, *outputs.shape[1:]], outputs.dtype)
+        super().__init__(train, self._network.variables, self.dtype, batch_size)
+        self._theta = self._start = flatten(self.variables).numpy()
+        self._network.owner = self
+        if regularization is None:
+            check_penalties(self._network, x)
+        self._check_derivatives(x, labels)
+        self._stops_gradient = self._network.stops_gradient(self._embedded(x))
+
+    # The objective.
+
+    def logits(self, x):
+        """The outputs [m, ...], before a softmax or sigmoid of Keras at their end."""
+        return self._loss.logits(self._network.head(x))
+
+    def example_losses(self, logits, labels):
+        """The loss of each point, [m]."""
+        return self._loss(labels, logits)
+
+    def regularization(self):
+        """The weight regularisers' sum, or what was given for it."""
+        self._load()
+        if self._regularization is None:
+            return tf.cast(self._network.regularization(), self.dtype)
+        return tf.cast(self._regularization(self.variables), self.dtype)
+
+    def fit(self, gradient_norm: float | None = None) -> KerasModel:
+        """Minimise the objective from the present parameters; returns the model.
+
+        L-BFGS, then Newton's method with the Gauss-Newton matrix, whose steps go downhill even
+        where the Hessian is indefinite.
+
+        Args:
+            gradient_norm: to reach; None is 1e-9 (1e-5 in float32) of the gradient norm of the
+                loss of a training point.
+
+        Warns:
+            ConvergenceWarning: the gradient norm was not reached.
+        """
+        if gradient_norm is None:
+            x, labels = take_rows(next(iter(self._blocks(self.tensors))), slice(_PROBED))
+            norms = np.linalg.norm(self._gradients("normal", x, labels), axis=1)
+            gradient_norm = FIT_TOLERANCE[self.dtype.name] * float(norms.mean())
+        self.parameters = minimize(
+            self._value_and_gradient,
+            self._newton_matrix,
+            self.parameters.astype(np.float64),
+            gradient_norm,
+            rounding=_ROUNDING[self.dtype.name],
+        )
+        return self
+
+    def predict(self, x) -> np.ndarray:
+        """What the Keras model puts out for points ``x``, at the parameters here: [m, ...]."""
+        return self._loss.activate(tf.constant(self.outputs(x))).numpy()
+
+    def outputs(self, x) -> np.ndarray:
+        """The logits of points ``x`` in the structure of the training points: [m, ...]."""
+        return self._call("_traced_outputs", "normal", self._embedded(self._inputs(x, "x"))).numpy()
+
+    def objective(self) -> float:
+        """R(θ), the regulariser included, accumulated in float64."""
+        return self._evaluate()[0]
+
+    def gradient(self) -> np.ndarray:
+        """∇R(θ) [p], accumulated in float64 whatever the model's dtype."""
+        return self._evaluate()[1]
+
+    def inverse_hvp(self, v, solver=None, strict: bool = False, curvature=None):
+        """As for every model; without a ``curvature``, that is (hessian() + damping)⁻¹ v."""
+        self._load()
+        return super().inverse_hvp(v, solver, strict, curvature)
+
+    def self_influence(
+        self, *, solver=None, curvature=None, train_indices=None, strict=False
+    ) -> np.ndarray:
+        """As for every model; up to 2,000 parameters the solves are with the matrix, because there
+        are as many of them as training points."""
+        if solver is None and self.num_parameters <= EXACT_SIZE:
+            operator = self._default_curvature() if curvature is None else curvature
+            curvature = operator.materialize()
+        return super().self_influence(
+            solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
+        )
+
+    # Parameters: the variables and the compiled functions are shared by refits, θ is not.
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """θ [p], a copy."""
+        self._load()
+        return self._theta.copy()
+
+    @parameters.setter
+    def parameters(self, theta) -> None:
+        Objective.parameters.fset(self, theta)
+        self._theta = flatten(self.variables).numpy()
+        self._network.owner = self
+
+    def _load(self) -> None:
+        """Put this model's θ into the variables, if another's is there."""
+        if self._network.owner is not self:
+            with tf.init_scope():
+                for variable, value in zip(self.variables, split(self._theta, self.variables)):
+                    variable.assign(value)
+            self._network.owner = self
+
+    def _clone(self, train):
+        clone = copy.copy(self)
+        clone.train = training_points(train)
+        clone._theta, clone._at_theta = self._start, {}
+        if train is not self.train:
+            clone.__dict__.pop("tensors", None)
+        return clone
+
+    # How it is done.
+
+    @functools.cached_property
+    def num_outputs(self) -> int:
+        """c, the numbers that the model puts out for a point."""
+        return self._outputs_like.shape[1:].num_elements()
+
+    def _call(self, function, loss, *points, block=None):
+        self._load()
+        return super()._call(function, loss, *points, block=block)
+
+    def _make_hessian(self):
+        if self._stops_gradient:
+            raise ValueError(
+                "A stop_gradient in the model makes TensorFlow's second derivatives wrong "
+                "(LayerNormalization and GroupNormalization have one): give "
+                "curvature=model.gauss_newton() + δ, which needs none, or choose layers after it "
+                "with variables=."
+            )
+        return super()._make_hessian()
+
+    def _solver_for(self, curvature):
+        # No factor: a softmax with free biases has a direction without curvature, which conjugate
+        # gradients never enter.
+        return ConjugateGradient(SOLVE_TOLERANCE[self.dtype.name])
+
+    def _default_curvature(self):
+        if self.damping == 0:
+            return self.hessian()
+        if "damped" not in self._at_theta:
+            self._at_theta["damped"] = self.hessian() + self.damping
+        return self._at_theta["damped"]
+
+    def _input_logits(self, x):
+        return self._loss.logits(self._network.whole(x))
+
+    def _traced_outputs(self, _, points):
+        return map_over_batches(
+            lambda x: self.logits(self.convert(x)), points, self.batch_size, self._outputs_like
+        )
+
+    def output_jacobians(self, x):
+        """As the generic one, a batch at once: a forward-mode pass for every parameter."""
+
+        def of_parameter(direction):
+            tangents = split(direction, self.variables)
+            with tf.autodiff.ForwardAccumulator(self.variables, tangents) as forward:
+                outputs = self.logits(x)
+            along = forward.jvp(outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return tf.reshape(along, [number_of_rows(x), self.num_outputs])
+
+        columns = tf.map_fn(of_parameter, tf.eye(self.num_parameters, dtype=self.dtype))
+        return tf.transpose(columns, [1, 2, 0])
+
+    # Fitting.
+
+    def _value_and_gradient(self, theta):
+        self.parameters = theta
+        return self._evaluate()
+
+    def _evaluate(self):
+        value, gradient = self._call("_traced_value_and_gradient", "normal", *self.tensors)
+        return float(value), gradient.numpy()
+
+    def _traced_value_and_gradient(self, loss, points):
+        """R and ∇R, in float64."""
+
+        def derivative(function):
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(tf.cast(function(), tf.float64))
+            return value, tf.cast(
+                flatten(tape.gradient(value, self.variables, None, "zero")), tf.float64
+            )
+
+        def of_batch(x, labels):
+            losses = derivative(lambda: self._batch_losses(loss, x, labels))
+            return *losses, number_of_rows(labels)
+
+        zero = tf.constant(0, tf.float64), tf.zeros(self.num_parameters, tf.float64), 0
+        value, gradient, number = sum_over_batches(of_batch, points, self.batch_size, zero)
+        penalty, slope = derivative(self.regularization)
+        number = tf.cast(number, tf.float64)
+        return value / number + penalty, gradient / number + slope
+
+    def _newton_matrix(self, theta):
+        self.parameters = theta
+        matrix = self.gauss_newton()
+        if self.num_parameters > EXACT_NEWTON_SIZE:
+            return matrix
+        return MatrixOperator(matrix.dense().astype(np.float64), len(self.train))
+
+    # What the door refuses.
+
+    def _check_train(self, train):
+        _, labels = train.spec
+        name = "train.labels"
+        self._loss.check_labels(labels.shape[1:], train.smallest, train.largest, name)
+
+    def _check_labels(self, labels, name):
+        self._loss.check_labels(labels.shape[1:], labels.min(), labels.max(), name)
+
+    def _check_derivatives(self, x, labels):
+        with tf.GradientTape() as tape:
+            logits = self._input_logits(x)
+            self._loss.check_one_a_point(labels, logits)
+            value = tf.reduce_sum(self.example_losses(logits, labels))
+        check_connected(self._network, tape.gradient(value, self.variables))
+        zero = tf.zeros([self.num_parameters, 1], self.dtype)
+        try:
+            self._directional_derivatives((self._embedded(x), labels), zero)
+        except (TypeError, LookupError, NotImplementedError) as error:
+            raise ValueError(
+                "TensorFlow has no forward-mode derivative of this model: a recurrent layer needs "
+                "unroll=True, or choose layers after it with variables=."
+            ) from error

@@ -1,0 +1,176 @@
+"""A Keras model as a function of some of its variables, in inference mode, on copies of them."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from influence.data.batches import spec_of
+
+
+class KerasNetwork:
+    """outputs = f(x; θ): θ are the chosen variables, everything else stays as it is now.
+
+    The Keras model is called with ``training=False`` (no dropout, batch normalisation by its moving
+    statistics) in a stateless scope where copies stand for all of its variables, so neither a
+    computation nor a refit changes it, nor does training it further change this network.
+
+    Where the chosen variables are those of the last layers of a functional or sequential chain, the
+    layers below are the ``body``: what they make of a point does not depend on θ.
+
+    Args:
+        model: built, with one output, float32 or float64.
+        variables: layers and variables of the model; None chooses all trainable variables.
+        split: look for a body.
+
+    Attributes:
+        variables: ``tf.Variable``s that hold θ.
+        body: the layers below the chosen ones, or None.
+        owner: whose θ they hold at the moment (see ``KerasModel``).
+    """
+
+    def __init__(self, model: keras.Model, variables=None, split: bool = True):
+        _check_model(model)
+        self.model = model
+        self.chosen = _chosen(model, variables)
+        self.body, self._head = _split(model, self.chosen) if split else (None, model)
+        self.variables = [tf.Variable(v.value, name=v.name) for v in self.chosen]
+        own = {id(v): copy for v, copy in zip(self.chosen, self.variables)}
+        self._values = [
+            (v, own.get(id(v), tf.Variable(v.value, trainable=False))) for v in model.variables
+        ]
+        self.owner = None
+
+    def whole(self, x) -> tf.Tensor:
+        """The outputs for points ``x``."""
+        return self._run(self.model, x)[0]
+
+    def head(self, features) -> tf.Tensor:
+        """The outputs for what the body makes of points, or for points where there is no body."""
+        return self._run(self._head, features)[0]
+
+    def features(self, x) -> tf.Tensor:
+        """What the body makes of points: [m, f]."""
+        return self._run(self.body, x)[0]
+
+    def twice(self, x) -> tuple[tf.Tensor, tf.Tensor]:
+        """The outputs of a call and of the next one, which may have moved seeds and counters."""
+        first, state = self._run(self.model, x)
+        return first, self._run(self.model, x, state)[0]
+
+    def regularization(self) -> tf.Tensor:
+        """The sum of the weight regularisers of the model, as Keras adds it to the loss."""
+        values = {id(v): copy for v, copy in self._values}
+        penalties = [
+            v.regularizer(tf.convert_to_tensor(values[id(v)]))
+            for v in self.model.trainable_variables
+            if v.regularizer is not None
+        ]
+        return tf.add_n(penalties) if penalties else tf.zeros([], self.variables[0].dtype)
+
+    def losses_of_data(self, x) -> int:
+        """How many losses the model adds that depend on its inputs, such as activity penalties."""
+        with keras.StatelessScope(self._state(), collect_losses=True):
+            self.model(x, training=False)
+            regularised = [v for v in self.model.trainable_variables if v.regularizer is not None]
+            return len(self.model.losses) - len(regularised)
+
+    def stops_gradient(self, features) -> bool:
+        """Whether a stop_gradient lies between θ and the outputs.
+
+        First derivatives can be right with it, as those of ``tf.nn.moments`` are, but second ones
+        are not.
+        """
+        graph = tf.function(self.head).get_concrete_function(spec_of(features)).graph
+        handles = {id(variable.handle) for variable in self.variables}
+        todo = [inner for outer, inner in graph.captures if id(outer) in handles]
+        seen = set()
+        while todo:
+            for operation in todo.pop().consumers():
+                if operation.type == "StopGradient":
+                    return True
+                if operation.name not in seen:
+                    seen.add(operation.name)
+                    todo.extend(operation.outputs)
+        return False
+
+    def _state(self):
+        # Without stop_gradient a tape would go back through everything that is not chosen.
+        return [
+            (v, tf.convert_to_tensor(copy) if copy.trainable else tf.stop_gradient(copy))
+            for v, copy in self._values
+        ]
+
+    def _run(self, model, x, state=None):
+        """(outputs, state afterwards)."""
+        state = self._state() if state is None else state
+        with keras.StatelessScope(state) as scope:
+            outputs = model(x, training=False)
+        return outputs, [(v, scope.get_current_value(v)) for v, _ in state]
+
+
+def _check_model(model) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=tensorflow before it is "
+            f"imported."
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a Keras model, not {type(model).__name__}.")
+    if not model.built or not model.variables:
+        raise ValueError(
+            f"The model {model.name!r} is not built: call it once on some points, or give it an "
+            f"Input, before its influences are asked for."
+        )
+
+
+def _chosen(model, variables) -> list:
+    """The chosen variables, in the order of the model's trainable ones."""
+    trainable = model.trainable_variables
+    if variables is None:
+        if not trainable:
+            raise ValueError(f"The model {model.name!r} has no trainable variables.")
+        return list(trainable)
+    wanted = set()
+    for item in variables if isinstance(variables, (list, tuple)) else [variables]:
+        mine = item.trainable_variables if isinstance(item, keras.Layer) else [item]
+        name = getattr(item, "name", item)
+        if not mine:
+            raise ValueError(f"The layer {name!r} in variables has no trainable variables.")
+        if not {id(v) for v in mine} <= {id(v) for v in trainable}:
+            raise ValueError(
+                f"{name!r} in variables is not a layer or trainable variable of the model "
+                f"{model.name!r}."
+            )
+        wanted |= {id(v) for v in mine}
+    if not wanted:
+        raise ValueError("variables is empty: name at least one layer, or leave it out.")
+    return [v for v in trainable if id(v) in wanted]
+
+
+def _split(model, chosen):
+    """(body, head) of a chain of layers whose last ones hold all chosen variables, else
+    (None, model)."""
+    if not getattr(model, "outputs", None):
+        return None, model
+    missing, tensor = {id(v) for v in chosen}, model.outputs[0]
+    while missing:
+        layer = next((layer for layer in model.layers if _end(layer) is tensor), None)
+        if layer is None:
+            return None, model
+        tensor = layer.input
+        missing -= {id(v) for v in layer.variables}
+    if not isinstance(tensor, keras.KerasTensor) or any(tensor is one for one in model.inputs):
+        return None, model
+    body, head = keras.Model(model.inputs, tensor), keras.Model(tensor, model.outputs[0])
+    shared = {id(v) for v in body.variables} & {id(v) for v in chosen}
+    return (None, model) if shared else (body, head)
+
+
+def _end(layer):
+    """The output of a layer that is used once, with one input and one output; else None."""
+    try:
+        single = isinstance(layer.input, keras.KerasTensor)
+        return layer.output if single else None
+    except (AttributeError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""What models with logits xW share: closed forms, and a fit to the last digits."""

@@ -1,0 +1,247 @@
+"""Closed forms for logits that are linear in the weights, z = xW, as compiled scans.
+
+Then ∇L = x ⊗ ℓ'(z) and ∇²L = xxᵀ ⊗ ℓ''(z): two thin matrix products a batch give a Hessian
+product, one gives a directional derivative.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from types import SimpleNamespace
+
+import tensorflow as tf
+
+from influence.data.batches import map_over_batches, sum_over_batches
+
+
+class LinearLoss(abc.ABC):
+    """A loss ℓ(z, y) on ``outputs`` logits, with its derivatives with respect to them.
+
+    Implementations are hashable values: the compiled functions are shared by all equal ones.
+    """
+
+    outputs: int
+    # What the methods take as labels of b points.
+    labels_spec = tf.TensorSpec([None], tf.int64)
+
+    @abc.abstractmethod
+    def losses(self, z, labels) -> tf.Tensor:
+        """ℓ for z [b, c]: [b]."""
+
+    @abc.abstractmethod
+    def slopes(self, z, labels) -> tf.Tensor:
+        """∂ℓ/∂z: [b, c]."""
+
+    @abc.abstractmethod
+    def curvature(self, z, labels) -> tf.Tensor:
+        """What the two methods below need to know of ∂²ℓ/∂z²: [b, c]."""
+
+    @abc.abstractmethod
+    def curvature_product(self, curvature, u) -> tf.Tensor:
+        """(∂²ℓ/∂z²) u for u [b, c, k]: [b, c, k]."""
+
+    @abc.abstractmethod
+    def curvature_matrix(self, curvature) -> tf.Tensor:
+        """∂²ℓ/∂z²: [b, c, c]."""
+
+
+class OneLogitLoss(LinearLoss):
+    """A loss on one logit: its ``curvature`` is all that there is of ∂²ℓ/∂z²."""
+
+    outputs = 1
+
+    def curvature_product(self, curvature, u):
+        return curvature[:, :, tf.newaxis] * u
+
+    def curvature_matrix(self, curvature):
+        return curvature[:, :, tf.newaxis]
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) -> SimpleNamespace:
+    """The compiled scans, shared by all models of the same kind so that refits retrace nothing.
+
+    Shapes: x [n, d] in ``x_dtype``; W [d, c]; blocks [d·c, k], row-major as W is flattened.
+    """
+    dtype, c = tf.as_dtype(dtype), loss.outputs
+    x_spec = tf.TensorSpec([None, None], x_dtype)
+    labels_spec = loss.labels_spec
+    matrix = tf.TensorSpec([None, None], dtype)
+    state = tf.TensorSpec([None, c], dtype)
+
+    def function(*signature):
+        return functools.partial(tf.function, input_signature=signature)
+
+    def convert(x):
+        x = tf.cast(x, dtype)
+        return x if scale == 1 else x * tf.constant(scale, dtype)
+
+    def outputs_along(x, block):
+        """x times every column of a block, [b, c, k]."""
+        k = tf.shape(block)[1]
+        return tf.reshape(x @ tf.reshape(block, [tf.shape(x)[1], c * k]), [-1, c, k])
+
+    def back(x, s):
+        """Σ x ⊗ s over a batch for s [b, c, k]: [d·c, k]."""
+        k = tf.shape(s)[2]
+        product = tf.matmul(x, tf.reshape(s, [-1, c * k]), transpose_a=True)
+        return tf.reshape(product, [tf.shape(x)[1] * c, k])
+
+    def repeated(labels, k):
+        return tf.tile(labels, [k, *[1] * (labels.shape.rank - 1)])
+
+    def weighted_gram(x, weights):
+        return tf.matmul(x, x * weights[:, tf.newaxis], transpose_a=True)
+
+    @function(x_spec, labels_spec, matrix)
+    def value_and_gradient(x, labels, w):
+        """Σ ℓ and its gradient [d, c]."""
+
+        def of_batch(x, labels):
+            x = convert(x)
+            z = x @ w
+            gradient = tf.matmul(x, loss.slopes(z, labels), transpose_a=True)
+            return tf.reduce_sum(loss.losses(z, labels)), gradient
+
+        start = (tf.zeros([], dtype), tf.zeros_like(w))
+        return sum_over_batches(of_batch, (x, labels), batch_size, start)
+
+    @function(x_spec, labels_spec, matrix)
+    def gradients_at(x, labels, thetas):
+        """Σ ∇L at k different parameter vectors [d·c, k]: [d·c, k]."""
+
+        def of_batch(x, labels):
+            x = convert(x)
+            z = tf.transpose(outputs_along(x, thetas), [2, 0, 1])
+            k = tf.shape(z)[0]
+            slopes = loss.slopes(tf.reshape(z, [-1, c]), repeated(labels, k))
+            return back(x, tf.transpose(tf.reshape(slopes, tf.shape(z)), [1, 2, 0]))
+
+        return sum_over_batches(of_batch, (x, labels), batch_size, tf.zeros_like(thetas))
+
+    @function(x_spec, labels_spec, matrix)
+    def losses_at(x, labels, thetas):
+        """ℓ of every point at k different parameter vectors: [b, k]."""
+        z = tf.transpose(outputs_along(convert(x), thetas), [2, 0, 1])
+        k = tf.shape(z)[0]
+        losses = loss.losses(tf.reshape(z, [-1, c]), repeated(labels, k))
+        return tf.transpose(tf.reshape(losses, [k, -1]))
+
+    @function(x_spec, labels_spec, matrix)
+    def curvature(x, labels, w):
+        """The state that the curvature methods of the loss need, [n, c]."""
+        return map_over_batches(
+            lambda x, labels: loss.curvature(convert(x) @ w, labels),
+            (x, labels),
+            batch_size,
+            tf.TensorSpec([None, c], dtype),
+        )
+
+    @function(x_spec, state, matrix)
+    def product(x, curvature, block):
+        """Σ ∇²L @ block, [d·c, k]."""
+
+        def of_batch(x, curvature):
+            x = convert(x)
+            return back(x, loss.curvature_product(curvature, outputs_along(x, block)))
+
+        return sum_over_batches(of_batch, (x, curvature), batch_size, tf.zeros_like(block))
+
+    def product_on(x, curvature, rows, block):
+        """Mean of ∇²L @ block over the rows of each stack: rows [r, b], block [r, p, k]."""
+        r, b, k = tf.shape(rows)[0], tf.shape(rows)[1], tf.shape(block)[2]
+        x, state = convert(tf.gather(x, rows)), tf.gather(curvature, rows)
+        d = tf.shape(x)[2]
+        u = tf.reshape(x @ tf.reshape(block, [r, d, c * k]), [r * b, c, k])
+        s = loss.curvature_product(tf.reshape(state, [r * b, c]), u)
+        result = tf.matmul(x, tf.reshape(s, [r, b, c * k]), transpose_a=True)
+        return tf.reshape(result, [r, d * c, k]) / tf.cast(b, dtype)
+
+    @function(x_spec, state)
+    def diagonal(x, curvature):
+        """Σ x²ℓ'', [d, c]."""
+
+        def of_batch(x, curvature):
+            second = tf.linalg.diag_part(loss.curvature_matrix(curvature))
+            return tf.matmul(tf.square(convert(x)), second, transpose_a=True)
+
+        start = tf.zeros([tf.shape(x)[1], c], dtype)
+        return sum_over_batches(of_batch, (x, curvature), batch_size, start)
+
+    @function(x_spec, state, tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32))
+    def dense_block(x, curvature, a, b):
+        """Σ ℓ''_ab xxᵀ, [d, d]."""
+
+        def of_batch(x, curvature):
+            return weighted_gram(convert(x), loss.curvature_matrix(curvature)[:, a, b])
+
+        start = tf.zeros([tf.shape(x)[1], tf.shape(x)[1]], dtype)
+        return sum_over_batches(of_batch, (x, curvature), batch_size, start)
+
+    @function(x_spec, state, tf.TensorSpec([], tf.float64))
+    def class_inverses(x, curvature, ridge):
+        """The inverse of every (1/n) Σ ℓ''_aa xxᵀ + ridge, in float32: [c, d, d]."""
+        n, d = tf.cast(tf.shape(x)[0], tf.float64), tf.shape(x)[1]
+
+        def of_class(a):
+            block = tf.cast(dense_block(x, curvature, a, a), tf.float64) / n
+            factor = tf.linalg.cholesky(block + ridge * tf.eye(d, dtype=tf.float64))
+            return tf.linalg.cholesky_solve(tf.cast(factor, tf.float32), tf.eye(d))
+
+        # One after the other needs the least memory; two at a time keep two cores busy.
+        classes = tf.range(c)
+        return tf.map_fn(of_class, classes, parallel_iterations=2, fn_output_signature=tf.float32)
+
+    @function(x_spec, labels_spec, matrix, matrix)
+    def directional_derivatives(x, labels, w, block):
+        """∇L(z_i)ᵀ block, [n, k]."""
+
+        def of_batch(x, labels):
+            x = convert(x)
+            slopes = loss.slopes(x @ w, labels)
+            return tf.reduce_sum(slopes[:, :, tf.newaxis] * outputs_along(x, block), axis=1)
+
+        return map_over_batches(
+            of_batch, (x, labels), batch_size, tf.TensorSpec([None, None], dtype)
+        )
+
+    @function(x_spec, labels_spec, matrix)
+    def gradients(x, labels, w):
+        """∇L of every point, [n, d·c]."""
+        x = convert(x)
+        slopes = loss.slopes(x @ w, labels)
+        gradient = x[:, :, tf.newaxis] * slopes[:, tf.newaxis, :]
+        return tf.reshape(gradient, [-1, tf.shape(x)[1] * c])
+
+    @function(x_spec, labels_spec, matrix, matrix)
+    def input_gradients(x, labels, w, direction):
+        """∇_x of ∇L(z_i)ᵀ direction for one direction [d·c, 1]: [n, d]."""
+        along = tf.reshape(direction, tf.shape(w))
+
+        def of_batch(x, labels):
+            x = convert(x)
+            z, u = x @ w, x @ along
+            second = loss.curvature_product(loss.curvature(z, labels), u[:, :, tf.newaxis])
+            return tf.matmul(second[:, :, 0], w, transpose_b=True) + tf.matmul(
+                loss.slopes(z, labels), along, transpose_b=True
+            )
+
+        return map_over_batches(
+            of_batch, (x, labels), batch_size, tf.TensorSpec([None, None], dtype)
+        )
+
+    return SimpleNamespace(
+        value_and_gradient=value_and_gradient,
+        gradients_at=gradients_at,
+        losses_at=losses_at,
+        curvature=curvature,
+        product=product,
+        product_on=product_on,
+        diagonal=diagonal,
+        dense_block=dense_block,
+        class_inverses=class_inverses,
+        directional_derivatives=directional_derivatives,
+        gradients=gradients,
+        input_gradients=input_gradients,
+    )

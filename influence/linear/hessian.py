@@ -1,0 +1,103 @@
+"""The Hessian of a linear model in closed form, and an approximation of its inverse."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator
+from influence.linear.functions import LinearLoss
+from influence.solvers.preconditioners import InverseMatrix
+
+
+class LinearHessian(HessianOperator):
+    """∇²R of a linear model at ``weights`` [d, c], in closed form.
+
+    Args:
+        functions: from ``compiled``, in the dtype wanted.
+        x, labels: the training points as tensors, [n, d] and [n].
+        weights: W [d, c].
+        weight_decay: λ.
+        loss: the loss on the logits.
+    """
+
+    jit_compile = True
+
+    def __init__(self, functions, x, labels, weights, weight_decay: float, loss: LinearLoss):
+        weights = tf.convert_to_tensor(weights)
+        super().__init__(int(tf.size(weights)), weights.dtype.as_numpy_dtype, len(labels))
+        self._functions, self._x, self._loss = functions, x, loss
+        self._weight_decay = weight_decay
+        self._curvature = functions.curvature(x, labels, weights)
+
+    def _product(self, block):
+        total = self._functions.product(self._x, self._curvature, block)
+        return total / self.num_examples + self._weight_decay * block
+
+    def _product_on(self, rows, block):
+        mean = self._functions.product_on(self._x, self._curvature, rows, block)
+        return mean + self._weight_decay * block
+
+    def _dense(self):
+        d, c = self._x.shape[1], self._loss.outputs
+        matrix = np.empty((d, c, d, c), self.dtype)
+        for a in range(c):
+            for b in range(a, c):
+                block = self._functions.dense_block(self._x, self._curvature, a, b).numpy()
+                matrix[:, a, :, b] = block / self.num_examples
+                if a != b:
+                    matrix[:, b, :, a] = matrix[:, a, :, b]
+        matrix = matrix.reshape(self.shape)
+        matrix[np.diag_indices(len(matrix))] += self._weight_decay
+        return matrix
+
+    def _diagonal(self):
+        diagonal = self._functions.diagonal(self._x, self._curvature).numpy().ravel()
+        return diagonal / self.num_examples + self.dtype.type(self._weight_decay)
+
+    def approximate_inverse(self) -> ClassInverse | InverseMatrix | None:
+        """An approximation of H⁻¹ to precondition with, from some of the points.
+
+        With one logit it is the inverse of the matrix of every s-th point, else ``ClassInverse``
+        of its blocks. Two points a feature are enough. None for sparse points, as products with
+        them are cheaper than a dense matrix, and where the blocks would take more than a
+        gigabyte.
+        """
+        d, c = self._x.shape[1], self._loss.outputs
+        if scipy.sparse.issparse(self._x) or c * d**2 > MAX_DENSE_SIZE**2:
+            return None
+        every = slice(None, None, max(1, self.num_examples // (2 * d)))
+        x, curvature = self._x[every], self._curvature[every]
+        # Without a ridge the null space must stay finite; any positive number serves there.
+        largest = float(tf.reduce_max(self._functions.diagonal(x, curvature))) / x.shape[0]
+        ridge = max(self._weight_decay + self.damping, 1e-10 * largest or 1.0)
+        if c > 1:
+            inverses = self._functions.class_inverses(x, curvature, tf.constant(ridge, tf.float64))
+            return ClassInverse(inverses, ridge)
+        block = self._functions.dense_block(x, curvature, 0, 0).numpy().astype(np.float64)
+        return InverseMatrix(block / x.shape[0] + ridge * np.eye(d))
+
+
+class ClassInverse:
+    """P B⁻¹ P + (1 − P)/ridge, an approximation of the inverse of a softmax regression's Hessian.
+
+    B are the Hessian's blocks on the diagonal, one a class. The softmax does not notice when all
+    logits move together: the Hessian maps what is the same for all classes, the part 1 − P of a
+    vector, to ridge times itself, and leaves the rest, P, without such a part. There B is near.
+
+    Args:
+        inverses: B⁻¹ [c, d, d] in float32, whose rounding costs no digits of a solve.
+        ridge: above 0.
+    """
+
+    def __init__(self, inverses: tf.Tensor, ridge: float):
+        self._inverse, self._ridge = inverses, ridge
+
+    def __matmul__(self, block):
+        c, d, _ = self._inverse.shape
+        w = tf.reshape(tf.constant(block, tf.float32), [d, c, -1])
+        same = tf.reduce_mean(w, axis=1, keepdims=True)
+        solved = self._inverse @ tf.transpose(w - same, [1, 0, 2])
+        solved = tf.transpose(solved - tf.reduce_mean(solved, axis=0), [1, 0, 2])
+        return tf.reshape(solved + same / self._ridge, [d * c, -1]).numpy().reshape(block.shape)

@@ -1,0 +1,130 @@
+"""The closed forms of ``linear_functions`` for sparse points, which stay sparse.
+
+SciPy's sparse products take the place of the compiled scans; the loss is the same.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from influence.linear.functions import LinearLoss
+
+
+@functools.lru_cache(maxsize=64)
+def _losses_and_slopes(loss: LinearLoss, dtype: str):
+    """(z [n, c], labels) -> (ℓ [n], ∂ℓ/∂z [n, c]), compiled once for all equal losses."""
+
+    def function(z, labels):
+        return loss.losses(z, labels), loss.slopes(z, labels)
+
+    signature = [tf.TensorSpec([None, loss.outputs], dtype), loss.labels_spec]
+    return tf.function(function, input_signature=signature)
+
+
+class SparseFunctions:
+    """The functions of ``linear_functions.compiled``, with x a CSR matrix [n, d].
+
+    Args:
+        loss: the loss on the logits.
+        dtype: of the arithmetic and of the results.
+        scale: what x is multiplied by.
+    """
+
+    def __init__(self, loss: LinearLoss, dtype, scale: float):
+        self._loss, self._dtype, self._scale = loss, np.dtype(dtype), scale
+        self._convert = functools.lru_cache(maxsize=2)(self._convert_once)
+        self._losses_and_slopes = _losses_and_slopes(loss, str(self._dtype))
+
+    def _convert_once(self, key):
+        x = key.x.astype(self._dtype) * self._dtype.type(self._scale)
+        # Both ways of going through the matrix are a product with a CSR matrix.
+        return x.tocsr(), x.T.tocsr()
+
+    def _pair(self, x):
+        return self._convert(_ByIdentity(x))
+
+    def logits(self, x, w):
+        """xW: [n, c]."""
+        return tf.constant(self._pair(x)[0] @ np.asarray(w))
+
+    def value_and_gradient(self, x, labels, w):
+        """Σ ℓ and its gradient [d, c]."""
+        losses, slopes = self._losses_and_slopes(self.logits(x, w), labels)
+        # NumPy's sum has one order, whatever the number of threads.
+        return losses.numpy().sum(), tf.constant(self._pair(x)[1] @ slopes.numpy())
+
+    def curvature(self, x, labels, w):
+        """∂²ℓ/∂z² of every point, [n, c, c]: what the methods below take."""
+        state = self._loss.curvature(self.logits(x, w), labels)
+        return self._loss.curvature_matrix(state).numpy()
+
+    def product(self, x, curvature, block):
+        """Σ ∇²L @ block, [d·c, k]."""
+        forward, back = self._pair(x)
+        (n, d), c, k = x.shape, self._loss.outputs, block.shape[1]
+        u = (forward @ np.reshape(block, (d, c * k))).reshape(n, c, k)
+        s = curvature @ u
+        return tf.constant((back @ s.reshape(n, c * k)).reshape(d * c, k))
+
+    def product_on(self, x, curvature, rows, block):
+        """Not for sparse points: a compiled loop cannot pick rows of a SciPy matrix."""
+        raise ValueError("Lissa needs dense points: use ConjugateGradient() or Exact().")
+
+    def diagonal(self, x, curvature):
+        """Σ x²ℓ'', [d, c]."""
+        second = np.diagonal(curvature, axis1=1, axis2=2)
+        back = self._pair(x)[1]
+        return tf.constant(back.multiply(back) @ second)
+
+    def dense_block(self, x, curvature, a, b):
+        """Σ ℓ''_ab xxᵀ, [d, d]."""
+        forward, back = self._pair(x)
+        weighted = forward.multiply(curvature[:, a, b, np.newaxis]).tocsr()
+        return tf.constant((back @ weighted).toarray())
+
+    def directional_derivatives(self, x, labels, w, block):
+        """∇L(z_i)ᵀ block, [n, k]."""
+        (n, d), c, k = x.shape, self._loss.outputs, block.shape[1]
+        slopes = self._loss.slopes(self.logits(x, w), labels).numpy()
+        u = (self._pair(x)[0] @ np.reshape(block, (d, c * k))).reshape(n, c, k)
+        return tf.constant(np.einsum("nc,nck->nk", slopes, u))
+
+    def gradients(self, x, labels, w):
+        """∇L of every point, [n, d·c], dense."""
+        slopes = self._loss.slopes(self.logits(x, w), labels).numpy()
+        dense = self._pair(x)[0].toarray()
+        return tf.constant(
+            (dense[:, :, np.newaxis] * slopes[:, np.newaxis]).reshape(len(dense), -1)
+        )
+
+    def gradients_at(self, x, labels, thetas):
+        """Σ ∇L at k different parameter vectors [d·c, k]: [d·c, k]."""
+        columns = [
+            self.value_and_gradient(x, labels, theta.reshape(x.shape[1], -1))[1].numpy().ravel()
+            for theta in np.asarray(thetas).T
+        ]
+        return tf.constant(np.stack(columns, axis=1))
+
+    def losses_at(self, x, labels, thetas):
+        """ℓ of every point at k different parameter vectors: [n, k]."""
+        columns = [
+            self._loss.losses(self.logits(x, theta.reshape(x.shape[1], -1)), labels)
+            for theta in np.asarray(thetas).T
+        ]
+        return tf.stack(columns, axis=1)
+
+
+class _ByIdentity:
+    """A matrix as the key of a cache: SciPy's have no hash."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __hash__(self):
+        return id(self.x)
+
+    def __eq__(self, other):
+        return self.x is other.x

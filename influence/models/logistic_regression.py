@@ -1,0 +1,143 @@
+"""Logistic regression, of two classes and of many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from influence.data.dataset import Dataset, check_classes, check_dataset, check_two_classes
+from influence.linear.functions import LinearLoss, OneLogitLoss
+from influence.linear.model import LinearModel
+
+
+@dataclass(frozen=True)
+class Softmax(LinearLoss):
+    """Cross-entropy of the softmax of ``outputs`` logits, labels 0..outputs − 1."""
+
+    outputs: int
+
+    def losses(self, z, labels):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z)
+
+    def slopes(self, z, labels):
+        return tf.nn.softmax(z) - tf.one_hot(labels, self.outputs, dtype=z.dtype)
+
+    def curvature(self, z, labels):
+        return tf.nn.softmax(z)
+
+    def curvature_product(self, curvature, u):
+        weighted = curvature[:, :, tf.newaxis] * u
+        total = tf.reduce_sum(weighted, axis=1, keepdims=True)
+        return weighted - curvature[:, :, tf.newaxis] * total
+
+    def curvature_matrix(self, curvature):
+        outer = curvature[:, :, tf.newaxis] * curvature[:, tf.newaxis, :]
+        return tf.linalg.diag(curvature) - outer
+
+
+@dataclass(frozen=True)
+class Logistic(OneLogitLoss):
+    """Cross-entropy of the sigmoid of one logit, labels 0 and 1."""
+
+    def losses(self, z, labels):
+        labels = tf.cast(labels, z.dtype)
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels, z[:, 0])
+
+    def slopes(self, z, labels):
+        # −y σ(−yz) for y = ±1, which keeps its digits where σ(z) − label would cancel.
+        sign = 2 * tf.cast(labels, z.dtype)[:, tf.newaxis] - 1
+        return -sign * tf.sigmoid(-sign * z)
+
+    def curvature(self, z, labels):
+        return tf.sigmoid(z) * tf.sigmoid(-z)
+
+
+class LogisticRegression(LinearModel):
+    """Multinomial logistic regression without bias: softmax(xW), W [d, c].
+
+    Args:
+        train: labels are the classes 0..c − 1.
+        weight_decay: λ of (λ/2)‖W‖²; scikit-learn's C is 1/(nλ).
+        num_classes: c; None takes the largest label + 1.
+        dtype: "float32" or "float64".
+        batch_size: points converted at a time.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        weight_decay: float,
+        num_classes: int | None = None,
+        dtype="float32",
+        batch_size: int | None = None,
+    ):
+        check_dataset(train)
+        if num_classes is None:
+            num_classes = int(train.labels.max()) + 1
+        super().__init__(train, weight_decay, Softmax(max(num_classes, 1)), dtype, batch_size)
+        check_two_classes(train.labels)
+
+    def adversarial_losses(self, logits, labels):
+        """log(1 − p_y) = log Σ_{k≠y} exp z_k − log Σ_k exp z_k."""
+        wrong = tf.one_hot(labels, self.loss.outputs, on_value=-np.inf, off_value=0.0)
+        return tf.reduce_logsumexp(logits + tf.cast(wrong, logits.dtype), 1) - (
+            tf.reduce_logsumexp(logits, 1)
+        )
+
+    def probabilities(self, x) -> np.ndarray:
+        """p(class | x): [m, c]."""
+        return tf.nn.softmax(self.outputs(x)).numpy()
+
+    def predict(self, x) -> np.ndarray:
+        """The most probable class of each point: [m]."""
+        return self.outputs(x).argmax(axis=1)
+
+    def _clone(self, train):
+        return LogisticRegression(
+            train, self.weight_decay, self.loss.outputs, self.dtype, self.batch_size
+        )
+
+    def _check_labels(self, labels, name):
+        check_classes(labels, self.loss.outputs, name)
+
+
+class BinaryLogisticRegression(LinearModel):
+    """Logistic regression of two classes without bias: p(1 | x) = σ(wᵀx).
+
+    Args:
+        train: labels are 0 and 1.
+        weight_decay: λ of (λ/2)‖w‖²; scikit-learn's C is 1/(nλ).
+        dtype: "float32" or "float64".
+        batch_size: points converted at a time.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        weight_decay: float,
+        dtype="float32",
+        batch_size: int | None = None,
+    ):
+        check_dataset(train)
+        super().__init__(train, weight_decay, Logistic(), dtype, batch_size)
+        check_two_classes(train.labels)
+
+    def adversarial_losses(self, logits, labels):
+        """log(1 − p_y) = −log(1 + exp(y z)) for y = ±1."""
+        return -self.loss.losses(logits, 1 - labels)
+
+    def probabilities(self, x) -> np.ndarray:
+        """p(1 | x): [m]."""
+        return tf.sigmoid(self.outputs(x)[:, 0]).numpy()
+
+    def predict(self, x) -> np.ndarray:
+        """The more probable class of each point, 0 or 1: [m]."""
+        return (self.outputs(x)[:, 0] > 0).astype(np.int64)
+
+    def _clone(self, train):
+        return BinaryLogisticRegression(train, self.weight_decay, self.dtype, self.batch_size)
+
+    def _check_labels(self, labels, name):
+        check_classes(labels, 2, name)

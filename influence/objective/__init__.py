@@ -1,0 +1,1 @@
+"""An objective, said once, and what follows from it."""

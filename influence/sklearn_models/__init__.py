@@ -1,0 +1,1 @@
+"""Influences of fitted scikit-learn estimators."""

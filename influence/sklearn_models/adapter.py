@@ -1,0 +1,273 @@
+"""Influences of the training points of a fitted scikit-learn estimator."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import scipy.sparse
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+
+from influence.data.dataset import Dataset
+from influence.fitting.newton import ConvergenceWarning, newton_direction
+from influence.models.smooth_hinge import SmoothHingeLoss
+from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
+from influence.sklearn_models.weighted_model import WeightedLinearModel
+
+# How far a Newton step may lower the objective, relative to its value at θ = 0. There the scores
+# were 1–2% off; a gradient norm says much less, because it depends on the features' units.
+_CONVERGED = 1e-5
+# Points without which test losses are computed together.
+_COLUMNS_AT_ONCE = 512
+
+
+def from_sklearn(
+    estimator,
+    X,  # noqa: N803 (scikit-learn's name)
+    y,
+    sample_weight=None,
+    *,
+    temperature: float = 0.001,
+    leverage: bool = False,
+) -> SklearnModel:
+    """The influences of a fitted scikit-learn estimator, which is read and never changed.
+
+    Takes ``LogisticRegression`` (two classes or many; l2 or no penalty), ``LinearSVC`` and
+    ``SGDClassifier`` with the hinge or its square (two classes), ``Ridge``, ``LinearRegression``,
+    and pipelines that end in one of them. Everything is in float64.
+
+    **A removal keeps the estimator's own C** (or Ridge's alpha). scikit-learn minimises a *sum*,
+    C Σ w_i ℓ_i(θ) + ½‖w‖², so a point takes nothing but its own loss away, and the predicted
+    change of a test loss is s_testᵀ w_i∇ℓ_i with the Hessian of that sum. There is no λθ̂ term:
+    it belongs to the paper's fixed λ beside a *mean*. ``SGDClassifier`` has its alpha beside the
+    mean, so its scores have the term. The intercept is penalised where the estimator does so
+    (liblinear's, with ``intercept_scaling``), and free elsewhere.
+
+    **First-order scores are good while no point has much leverage.** Against refits of logistic
+    regression without each point (standardised breast cancer and wine data, every training point
+    and 10% test points) their correlation is above 0.999 at C = 0.001, above 0.98 at C = 0.01 and
+    about 0.96 at C = 1; and they are too small, by 1–3%, 5–16% and 20–80%. ``leverage=True``
+    divides the predicted change of the parameters by 1 − h_i, the point's leverage h_i
+    (Sherman–Morrison; arXiv 2506.06656; a c×c matrix for c classes), and takes the test loss there:
+    one Newton step of the objective without the point. That has correlations above 0.9999 at
+    C = 0.01, 0.999 at C = 0.1 and 0.99 at C = 1, with a slope of 1 ± 0.09, and for least squares
+    it is the refit. Of the hinge, whose slope jumps, expect 0.9 to 0.95. The squared hinge needs no
+    smoothing, but its curvature jumps, which is not foreseen where points change sides: on the
+    breast cancer data the correlation is 0.98 at C = 0.001 (above 0.9999 with leverage), 0.96 at
+    0.01 (0.97), and at LinearSVC's default C = 1 only 0.7 to 0.8 (0.86 to 0.98).
+
+    Args:
+        estimator: fitted, on ``X``, ``y`` and ``sample_weight``.
+        X: [n, d] the estimator's training points, dense or sparse; for a pipeline what the pipeline
+            was fitted on. **A pipeline's transformers are held fixed**: a point is removed from
+            what the last step was fitted on, not from what the others learned.
+        y: [n] labels as the estimator was given them, strings too. So are those of all methods.
+        sample_weight: [n] as given to ``fit``. ``class_weight`` is read from the estimator, and
+            "balanced" weights are held at those of all n points.
+        temperature: t of the smooth hinge, t log(1 + exp((1 − s)/t)), whose derivatives at the
+            estimator's parameters stand for those of the hinge. Nothing else uses it.
+        leverage: for ``influence_on_loss``. It is a property of the model, so that whatever asks
+            for its influences (as ``validate`` does) speaks of the same scores; what else the model
+            has is first-order.
+
+    Raises:
+        ValueError: an estimator or a setting that is not among these, or is not fitted; data that
+            do not fit to it.
+
+    Warns:
+        ConvergenceWarning: a Newton step would still lower the objective by more than 1e-5 of its
+            value at 0 (half the squared norm of the gradient, in the metric of H⁻¹), so the
+            estimator is not at its optimum of these data, and the scores are not those of it.
+    """
+    last, transform = _last_step(estimator)
+    terms = read_terms(last, temperature)
+    if leverage and isinstance(terms.loss, SmoothHingeLoss):
+        raise ValueError(
+            f"leverage=True is for generalised linear models: {type(last).__name__} has the hinge."
+        )
+    x = _transformed(X, last, transform, "X")
+    x = scipy.sparse.csr_array(x) if scipy.sparse.issparse(x) else np.asarray(x)
+    features = np.shape(last.coef_)[-1]
+    if x.ndim != 2 or x.shape[1] != features:
+        raise ValueError(
+            f"X must be [n, {features}], as {type(last).__name__} was fitted; its shape is "
+            f"{x.shape}."
+        )
+    labels = encode_labels(y, getattr(last, "classes_", None), terms.codes, "y")
+    train = Dataset(x, labels)
+    weights = example_weights(last, terms, train.labels, sample_weight)
+    model = SklearnModel(last, terms, train, weights, transform, leverage)
+    model._read_parameters()
+    _warn_if_unconverged(model)
+    return model
+
+
+class SklearnModel(WeightedLinearModel):
+    """What ``from_sklearn`` returns: the surface of ``GenericNeuralNet`` around an estimator.
+
+    Points and labels are given to every method as they are given to the estimator, or pipeline.
+    ``influence_of_points`` takes every point with weight 1.
+
+    Attributes:
+        estimator: the fitted estimator, or the last step of the pipeline.
+        leverage: whether ``influence_on_loss`` corrects for it.
+    """
+
+    def __init__(self, estimator, terms: Terms, train, weights, transform, leverage: bool):
+        self.estimator, self.leverage = estimator, leverage
+        self._terms, self._transform = terms, transform
+        self._classes = getattr(estimator, "classes_", None)
+        strength = terms.strength if terms.mean else terms.strength / len(train)
+        penalties = np.full(train.x.shape[1] + bool(terms.bias), strength)
+        if terms.bias and not terms.penalised_bias:
+            penalties[-1] = 0.0
+        super().__init__(
+            train, terms.loss, weights, penalties, terms.bias, keeps_sum=not terms.mean
+        )
+
+    def predict(self, x) -> np.ndarray:
+        """The estimator's prediction for each point, a class or a number: [m]."""
+        outputs = self.outputs(x)
+        if self._classes is None:
+            return outputs[:, 0]
+        binary = self.loss.outputs == 1
+        return self._classes[(outputs[:, 0] > 0).astype(int) if binary else outputs.argmax(axis=1)]
+
+    def outputs(self, x):
+        """The logits, decision values or predictions of points ``x`` [m, ...]: [m, c]."""
+        return super().outputs(_transformed(x, self.estimator, self._transform, "x"))
+
+    def fit(self):
+        """Fit a clone of the estimator, with the same settings, to the model's own points."""
+        estimator, y = clone(self.estimator), self.train.labels
+        if self._classes is not None:
+            index = np.searchsorted(self._terms.codes, y)
+            y = self._classes[index]
+            gone = np.setdiff1d(np.arange(len(self._classes)), index)
+            if len(gone):
+                name = self._classes.tolist()[gone[0]]
+                raise ValueError(f"No training point of class {name!r} is left.")
+            if "class_weight" in estimator.get_params():
+                # It is in the weights of the examples.
+                estimator.set_params(class_weight=None)
+        self.estimator = estimator.fit(self.train.x, y, sample_weight=self.example_weights)
+        self._read_parameters()
+        return self
+
+    def refit(self, without):
+        """A model of the same estimator settings, fitted without these training points.
+
+        How near it comes to its optimum is a matter of the estimator's own ``tol``.
+        """
+        train = self.train.without(without)
+        return self._with(train, np.delete(self.example_weights, without)).fit()
+
+    def influence_on_loss(
+        self,
+        x_test,
+        y_test,
+        *,
+        reduction=None,
+        loss="normal",
+        solver=None,
+        curvature=None,
+        train_indices=None,
+        strict=False,
+    ) -> np.ndarray:
+        """As ``GenericNeuralNet.influence_on_loss``, with the estimator's C kept: [m, n] or [n].
+
+        With ``leverage`` it is the change of the losses at ``parameters_without``.
+        """
+        how = {"solver": solver, "curvature": curvature, "strict": strict}
+        how["train_indices"] = train_indices
+        if not self.leverage:
+            return super().influence_on_loss(x_test, y_test, reduction=reduction, loss=loss, **how)
+        if reduction not in (None, "mean"):
+            raise ValueError(f'reduction must be None or "mean", not {reduction!r}.')
+        before = self.losses(x_test, y_test, loss)[:, np.newaxis]
+        thetas, parts = self.parameters_without(**how), []
+        for first in range(0, thetas.shape[1], _COLUMNS_AT_ONCE):
+            columns = thetas[:, first : first + _COLUMNS_AT_ONCE]
+            changes = self.losses_at(columns, x_test, y_test) - before
+            parts.append(changes if reduction is None else changes.mean(axis=0))
+        return np.concatenate(parts, axis=-1)
+
+    def influence_input_gradient(self, train_indices, x_test, y_test, **options) -> np.ndarray:
+        """As ``GenericNeuralNet.influence_input_gradient``; not for pipelines."""
+        if self._transform is not None:
+            raise ValueError(
+                "There is no input gradient through a pipeline's transformers: give from_sklearn "
+                "the last step, with the transformed points."
+            )
+        return super().influence_input_gradient(train_indices, x_test, y_test, **options)
+
+    def _read_parameters(self):
+        """Take the estimator's coefficients for θ."""
+        rows = np.atleast_2d(self.estimator.coef_).T.astype(np.float64)
+        if self.bias:
+            intercept = np.ravel(self.estimator.intercept_)[np.newaxis]
+            rows = np.concatenate([rows, intercept / self.bias])
+        if self.loss.outputs > 1:
+            # What all logits share is free in these rows: the regulariser is 0 at its absence.
+            free = self.penalties == 0
+            rows[free] -= rows[free].mean(axis=1, keepdims=True)
+        self.parameters = rows.ravel()
+
+    def _with(self, train, weights):
+        return SklearnModel(
+            self.estimator, self._terms, train, weights, self._transform, self.leverage
+        )
+
+    def _clone(self, train):
+        if len(train) != len(self.train):
+            raise ValueError("Each point has a weight of its own: use refit(without=...).")
+        return self._with(train, self.example_weights)
+
+    def _points(self, x, labels, x_name, labels_name):
+        labels = encode_labels(labels, self._classes, self._terms.codes, labels_name)
+        x = _transformed(x, self.estimator, self._transform, x_name)
+        return super()._points(x, labels, x_name, labels_name)
+
+    def _check_labels(self, labels, name):
+        pass  # They are encoded from the estimator's classes, or any finite numbers.
+
+
+def _last_step(estimator):
+    """The estimator that predicts, and the function of the transformers before it, or None."""
+    if not isinstance(estimator, Pipeline):
+        return estimator, None
+    return estimator[-1], estimator[:-1].transform if len(estimator) > 1 else None
+
+
+def _transformed(x, estimator, transform, name):
+    """Points as the last step is given them, with the columns that it knows."""
+    if transform is not None:
+        return transform(x)
+    known, columns = getattr(estimator, "feature_names_in_", None), getattr(x, "columns", None)
+    if known is not None and columns is not None and list(known) != list(columns):
+        raise ValueError(
+            f"{name} must have the columns that {type(estimator).__name__} was fitted on, in their "
+            f"order: {list(known)}."
+        )
+    return x
+
+
+def _warn_if_unconverged(model):
+    theta = model.parameters
+    _, gradient = model._value_and_gradient(theta)
+    at_zero, _ = model._value_and_gradient(np.zeros_like(theta))
+    fall = -gradient @ newton_direction(model.hessian(), gradient, 1e-4) / 2
+    # The smooth hinge is up to t log 2 above the hinge that was minimised.
+    temperature = getattr(model._terms.loss, "temperature", 0.0)
+    if fall > _CONVERGED * at_zero + temperature * math.log(2) * model.example_weights.mean():
+        warnings.warn(
+            f"{type(model.estimator).__name__} has not converged: its gradient norm is "
+            f"{np.linalg.norm(gradient):.1e}, "
+            f"from which Newton's method foresees its objective to fall by {fall / at_zero:.1e} of "
+            f"the value at 0. The scores are not those of its optimum; fit it with a smaller tol "
+            f"and a larger max_iter (or give X, y and sample_weight as it was fitted on them).",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

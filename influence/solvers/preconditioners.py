@@ -1,0 +1,60 @@
+"""Approximate inverses, for conjugate gradients to start from."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from influence.solvers.exact import CholeskyFactor
+
+
+class InverseMatrix:
+    """The inverse of a positive definite matrix [p, p], entry by entry, to precondition with.
+
+    A product reads it once and on all cores; the triangular solves of a factor run on one.
+    """
+
+    def __init__(self, matrix: np.ndarray):
+        inverse = CholeskyFactor(matrix) @ np.eye(len(matrix), dtype=matrix.dtype)
+        # A tensor, because BLAS threads that wait for NumPy's next call slow down TensorFlow's.
+        self._inverse = tf.constant(inverse)
+
+    def __matmul__(self, block):
+        columns = tf.reshape(tf.constant(block, self._inverse.dtype), [len(self._inverse), -1])
+        return (self._inverse @ columns).numpy().reshape(np.shape(block))
+
+
+class KeptInverse:
+    """The inverse of an operator that changes a little from solve to solve, as a preconditioner:
+    ``ConjugateGradient(preconditioner=kept(operator))``.
+
+    It is made from the first operator, serves the next ones, and is made again from the operator
+    of the solve after one that took more than ``patience`` products. An old inverse costs
+    products, never digits: conjugate gradients solve with the operator itself.
+
+    Args:
+        make: operator -> (approximate) inverse, or None where there is none; by default the
+            inverse of its matrix.
+        patience: products of a solve above which a new inverse is cheaper.
+
+    Attributes:
+        made: inverses made so far.
+    """
+
+    def __init__(self, make=None, patience: int = 15):
+        self._make = make or (lambda operator: InverseMatrix(operator.dense()))
+        self._patience, self.made = patience, 0
+        self._inverse, self._products = None, 0
+
+    def __call__(self, operator) -> KeptInverse | None:
+        """The preconditioner for a solve with ``operator``."""
+        if self._inverse is None or self._products > self._patience:
+            self._inverse = None  # its memory is for the new one
+            self._inverse = self._make(operator)
+            self.made += 1
+        self._products = 0
+        return None if self._inverse is None else self
+
+    def __matmul__(self, block):
+        self._products += 1
+        return self._inverse @ block

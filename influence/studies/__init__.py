@@ -1,0 +1,1 @@
+"""What is done with influences: refits, retraining, label fixing, attacks."""

@@ -1,0 +1,57 @@
+"""Find training labels that are wrong: rank the points, check the first ones, fix, refit.
+
+Section 5.4 of the paper: a point that holds up its own label against all others deserves a look.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from influence.data.dataset import check_indices
+from influence.objective.generic_neural_net import GenericNeuralNet
+
+
+def suspicion(model: GenericNeuralNet) -> dict[str, np.ndarray]:
+    """How suspicious every training label is, by three measures [n]: check the largest first.
+
+    - ``influence``: the self-influence ∇L(z_i)ᵀ H⁻¹ ∇L(z_i); for two classes σ²·xᵀH⁻¹x, where
+      σ = 1 − p(y|x).
+    - ``influence_2017``: the self-influence divided by 1 − p(y|x), so σ·xᵀH⁻¹x. The paper's figure
+      used it by mistake (corrected by its authors in 2020). It needs a loss that is −log p(y|x).
+    - ``loss``: the training loss.
+    """
+    losses = model.losses(model.train.x, model.train.labels).astype(np.float64)
+    influence = model.self_influence().astype(np.float64)
+    wrong = -np.expm1(-losses)
+    influence_2017 = np.divide(influence, wrong, out=np.zeros_like(influence), where=wrong > 0)
+    return {"influence": influence, "influence_2017": influence_2017, "loss": losses}
+
+
+def most_suspicious(scores: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` points with the largest scores, the largest first (ties: the first point)."""
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def fix_and_refit(model, checked, true_labels, start=None) -> tuple[GenericNeuralNet, int]:
+    """Give the ``checked`` points their true labels and fit again.
+
+    Args:
+        model: fitted to the labels as they are.
+        checked: training points that a person looks at.
+        true_labels: [n], what the person would say.
+        start: parameters to start the fit from; None takes the model's.
+
+    Returns:
+        The fitted model, and how many labels were fixed.
+    """
+    checked = check_indices(checked, len(model.train), "checked")
+    true_labels = np.asarray(true_labels)
+    if true_labels.shape != model.train.labels.shape:
+        raise ValueError(
+            f"true_labels must be {len(model.train)} labels, one a training point; their shape is "
+            f"{true_labels.shape}."
+        )
+    fixed = int((model.train.labels[checked] != true_labels[checked]).sum())
+    refitted = model._clone(model.train.relabelled(checked, true_labels[checked]))
+    refitted.parameters = model.parameters if start is None else start
+    return refitted.fit(), fixed

@@ -1,0 +1,275 @@
+"""Training-set attacks: photographs that look the same and make a refitted model go wrong.
+
+Section 5.2 of the paper. Every pixel of a few training images stays within half a grey level, so
+that eight-bit copies do not change at all; the images move up the gradient of the test loss after
+refitting, as influence predicts it:
+
+    x̃ ← Π(x̃ − α·sign(∇_x̃ influence_on_loss(z̃, z_test))),   then refit, then again.
+
+The minus is there because ``influence_on_loss`` is the effect of *removing* the image; its gradient
+is −I_pert,loss/n of the paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from influence.data.dataset import check_indices
+from influence.data.files import DAMAGED, fingerprint, write_atomically
+from influence.fitting.newton import ConvergenceWarning
+from influence.models.inception_model import BinaryInceptionModel
+from influence.models.logistic_regression import BinaryLogisticRegression
+from influence.solvers.conjugate_gradient import ConjugateGradient
+from influence.solvers.preconditioners import KeptInverse
+from influence.solvers.solution import SolverError
+
+# One grey level of eight, in the network's units, where pixels go from −1 to 1.
+GREY_LEVEL = 2 / 255
+# Of Π, in grey levels: less than a half by ten times what rounding to float32 can add.
+HALF_WIDTH = 0.4999
+# Every refit reaches this norm of the gradient. (At 1e-6 a logit can be wrong by some 0.01.)
+GRADIENT_NORM = 1e-8
+# Relative residual of H⁻¹∇L(z_test): a step goes by the signs of what is made of it.
+S_TEST_TOLERANCE = 1e-4
+CHECKPOINT_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Moved training images, and what models that are refitted to them make of the test images.
+
+    Attributes:
+        indices: [k] training images that moved.
+        images: [k, side, side, 3] in [−1, 1], as they were after ``best`` steps.
+        best: the step after which most test images were wrong; of several, the one with the
+            largest mean loss.
+        losses: [t + 1] mean test loss after 0, 1 … t steps.
+        wrong: [t + 1] test images that are predicted wrongly then.
+        seconds: in all, of the "forward" passes, the "refit" with its inverse product, and the
+            "backward" passes.
+    """
+
+    indices: np.ndarray
+    images: np.ndarray
+    best: int
+    losses: np.ndarray
+    wrong: np.ndarray
+    seconds: dict[str, float]
+
+
+def attack(
+    model: BinaryInceptionModel,
+    indices,
+    test_features,
+    y_test,
+    *,
+    step_size: float = 0.02,
+    steps: int = 100,
+    checkpoint=None,
+    progress: bool = False,
+) -> Attack:
+    """Move training images until all test images are predicted wrongly, for ``steps`` at most.
+
+    Each step is one forward pass of the moved images, an exact refit on their features, and one
+    backward pass with the direction of the new optimum.
+
+    Args:
+        model: fitted, on eight-bit images, with a regression in float64.
+        indices: [k] training images to move.
+        test_features: φ of the test images, [m, f].
+        y_test: [m] their labels; the attack raises the mean of their losses.
+        step_size: α in grey levels.
+        steps: the most.
+        checkpoint: a file that the state is saved to every 50 steps, and read from after a kill;
+            what follows is then the same to the last bit.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: indices or arrays that do not fit, or training images that are not eight-bit.
+        SolverError: a refit stopped above a gradient norm of 1e-8.
+    """
+    indices = check_indices(indices, len(model.train))
+    y_test = np.asarray(y_test)
+    originals = model.train.x[indices]
+    low, high = (edge.astype(model.backbone.inputs[0].dtype) for edge in box(originals))
+    top = model.top
+    settings = repr((step_size, steps, top.weight_decay, top.dtype.str, indices.tolist()))
+    data = top.train.x, top.train.labels, top.parameters, originals, test_features, y_test
+    key = fingerprint(settings, *data)
+    state = _saved(checkpoint, key)
+    if state is None:
+        images = np.clip((originals / 127.5 - 1).astype(low.dtype), low, high)
+        state = _State(images, images, top.parameters, np.empty(0), np.empty(0, int), 0)
+    seconds = defaultdict(float)
+    bar = tqdm(total=steps, initial=len(state.losses), desc="steps", disable=not progress)
+    with bar:
+        while True:
+            step = len(state.losses)
+            if step % CHECKPOINT_STEPS == 0:
+                # A resumed attack makes a new one here, so that all do.
+                kept = KeptInverse()
+                _save(checkpoint, key, state)
+            with _timed(seconds, "forward"):
+                features, pullback = model.features_and_pullback(state.images)
+            with _timed(seconds, "refit"):
+                refitted = refit(top.train.moved(indices, features), top, state.theta, kept)
+            _record(state, refitted, test_features, y_test)
+            if state.wrong[-1] == len(y_test) or step >= steps:
+                break
+            with _timed(seconds, "refit"):
+                solver = ConjugateGradient(
+                    S_TEST_TOLERANCE, preconditioner=kept(refitted.hessian())
+                )
+                gradients = refitted.influence_input_gradient(
+                    indices, test_features, y_test, solver=solver
+                )
+            with _timed(seconds, "backward"):
+                uphill = -np.sign(pullback(gradients))
+            moved = state.images + low.dtype.type(step_size * GREY_LEVEL) * uphill
+            state.images = np.clip(moved, low, high)
+            bar.update()
+    return Attack(
+        indices, state.best_images, int(state.best), state.losses, state.wrong, dict(seconds)
+    )
+
+
+def refit(train, top: BinaryLogisticRegression, theta, kept: KeptInverse):
+    """The regression with the settings of ``top`` fitted to ``train``, from ``theta`` near by.
+
+    Raises:
+        SolverError: it stopped above a gradient norm of 1e-8.
+    """
+    model = top._clone(train)
+    model.parameters = theta
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an error below
+        model.fit(kept, GRADIENT_NORM)
+    norm = np.linalg.norm(model.gradient())
+    if not norm <= GRADIENT_NORM:
+        raise SolverError(
+            f"A refit of the attack stopped at a gradient norm of {norm:.2g}, above "
+            f"{GRADIENT_NORM:g}: use dtype float64 and a weight_decay above 0."
+        )
+    return model
+
+
+def refit_from_scratch(model: BinaryInceptionModel, indices, images) -> BinaryLogisticRegression:
+    """An ordinary fit, from θ = 0, with training images ``indices`` replaced by ``images``.
+
+    ``images`` [k, side, side, 3] are eight-bit, or in [−1, 1] and floating-point.
+    """
+    features = model.features(images)
+    return model.top._clone(model.top.train.moved(indices, features)).fit()
+
+
+def preselect(model: BinaryInceptionModel, test_features, y_test, count: int) -> np.ndarray:
+    """The ``count`` training images with the largest gradient of the influence on the mean test
+    loss with respect to their *features*, by its Euclidean norm, the largest first.
+
+    A stand-in for ``rank`` that needs no pass through the network.
+    """
+    everybody = np.arange(len(model.train))
+    gradients = model.top.influence_input_gradient(everybody, test_features, y_test)
+    return np.argsort(-np.linalg.norm(gradients, axis=1), kind="stable")[:count]
+
+
+def rank(
+    model: BinaryInceptionModel, indices, test_features, y_test, progress: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training images in the paper's order of attack, and what it goes by, [k] each.
+
+    The L1 norm of ∇_pixels ``influence_on_loss(..., reduction="mean")``, largest first: the rise
+    of the test loss that a small sign step promises, but for the step's size.
+    """
+    indices = check_indices(indices, len(model.train))
+    gradients = model.top.influence_input_gradient(indices, test_features, y_test)
+    norms = np.empty(len(indices))
+    for first in tqdm(range(0, len(indices), model.batch_size), desc="rank", disable=not progress):
+        batch = slice(first, first + model.batch_size)
+        pixels = model.pixel_gradient(model.train.x[indices[batch]], gradients[batch])
+        norms[batch] = np.abs(pixels).sum(axis=(1, 2, 3), dtype=np.float64)
+    order = np.argsort(-norms, kind="stable")
+    return indices[order], norms[order]
+
+
+def box(originals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest pixels of Π around eight-bit images, in [−1, 1], float64.
+
+    Raises:
+        ValueError: the images are not eight-bit.
+    """
+    if originals.dtype != np.uint8:
+        raise ValueError(
+            f"The attack needs eight-bit training images (uint8), to come back to when rounded; "
+            f"their dtype is {originals.dtype}."
+        )
+    grey = originals.astype(np.float64)
+    low, high = ((grey + edge) / 127.5 - 1 for edge in (-HALF_WIDTH, HALF_WIDTH))
+    return np.maximum(low, -1), np.minimum(high, 1)
+
+
+def eight_bits(images: np.ndarray) -> np.ndarray:
+    """Images in [−1, 1] as they are stored: rounded to 0..255, uint8."""
+    return np.rint((np.asarray(images, np.float64) + 1) * 127.5).astype(np.uint8)
+
+
+# How it is done.
+
+
+@dataclass
+class _State:
+    """What a step starts from, and what was seen so far."""
+
+    images: np.ndarray
+    best_images: np.ndarray
+    theta: np.ndarray
+    losses: np.ndarray
+    wrong: np.ndarray
+    best: int
+
+
+def _record(state: _State, refitted, test_features, y_test) -> None:
+    """Take down what the model refitted to the present images makes of the test images."""
+    state.theta = refitted.parameters
+    losses = refitted.losses_at(state.theta[:, np.newaxis], test_features, y_test)
+    wrong = (refitted.predict(test_features) != y_test).sum()
+    state.losses = np.append(state.losses, losses.mean())
+    state.wrong = np.append(state.wrong, wrong)
+    step = len(state.losses) - 1
+    if (wrong, state.losses[step]) >= (state.wrong[state.best], state.losses[state.best]):
+        state.best, state.best_images = step, state.images
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], part: str):
+    start = time.perf_counter()
+    yield
+    seconds[part] += time.perf_counter() - start
+
+
+def _save(path, key: str, state: _State) -> None:
+    if path is not None and len(state.losses):
+        arrays = vars(state)
+        write_atomically(Path(path), lambda file: np.savez(file, key=key, **arrays))
+
+
+def _saved(path, key: str) -> _State | None:
+    """The state in the file, or None where it is missing, damaged, or of another attack."""
+    if path is None:
+        return None
+    try:
+        with np.load(path) as saved:
+            if str(saved["key"]) != key:
+                return None
+            return _State(**{item.name: saved[item.name] for item in dataclasses.fields(_State)})
+    except DAMAGED:
+        return None

@@ -1,0 +1,1 @@
+"""What a run writes and a reader sees: settings, numbers, figures, the gallery."""
