@@ -102,10 +102,10 @@ def compare(data: str, sample: int) -> None:
     block = tf.constant(v[:, np.newaxis])
     rows = np.random.default_rng(0).choice(n, min(sample, n), replace=False)
     release.influences(rows[:2], other)
-    model._directional_derivatives(model.tensors, tf.constant(other[:, np.newaxis]))
+    model.scans.directional_derivatives(model.tensors, tf.constant(other[:, np.newaxis]))
     old_time, old = timed(release.influences, rows, v)
     new_time, new = median_time(
-        lambda: model._directional_derivatives(model.tensors, block).numpy()[:, 0]
+        lambda: model.scans.directional_derivatives(model.tensors, block).numpy()[:, 0]
     )
     np.testing.assert_allclose(new[rows], old, atol=1e-4 * np.abs(new).max())
     report(

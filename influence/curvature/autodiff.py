@@ -36,7 +36,7 @@ class AutodiffHessian(HessianOperator):
         """The compiled method, traced once a model: its operators at all parameters share it."""
         # Of a copy, so that the trace does not keep this operator, and its factor, alive.
         traced = getattr(copy.copy(self), function)
-        return self._model.compiled((type(self), function), traced, points, blocks)
+        return self._model.scans.compiled((type(self), function), traced, points, blocks)
 
     def _check_parameters(self):
         if not np.array_equal(self._parameters, self._model.parameters):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from influence.data.files import DAMAGED, fingerprint, write_atomically
 from influence.data.vectors import flatten, split
-from influence.objective.objective import Objective
+from influence.objective.generic_neural_net import GenericNeuralNet
 
 # Steps of one compiled call, between two checkpoints.
 _STEPS_AT_ONCE = 500
@@ -77,7 +77,7 @@ class Adam:
 
     def run(
         self,
-        model: Objective,
+        model: GenericNeuralNet,
         steps: int,
         state: AdamState | None = None,
         *,
@@ -171,8 +171,8 @@ class Adam:
 
 
 def continue_without(
-    adam: Adam, model: Objective, state: AdamState, index: int, steps: int, **settings
-) -> Objective:
+    adam: Adam, model: GenericNeuralNet, state: AdamState, index: int, steps: int, **settings
+) -> GenericNeuralNet:
     """The paper's retraining: ``steps`` more from ``state``, without one training point.
 
     The running means and the decayed learning rate go on from where they were.

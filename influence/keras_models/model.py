@@ -12,9 +12,7 @@ import tensorflow as tf
 from influence.curvature.operator import MatrixOperator
 from influence.data.batches import (
     default_batch_size,
-    map_over_batches,
     number_of_rows,
-    sum_over_batches,
     take_rows,
 )
 from influence.data.vectors import flatten, split
@@ -24,8 +22,8 @@ from influence.keras_models.data import Stream, training_points
 from influence.keras_models.loss import KerasLoss
 from influence.keras_models.network import KerasNetwork
 from influence.keras_models.points import KerasPoints
-from influence.objective.generic_neural_net import EXACT_SIZE
-from influence.objective.objective import Objective
+from influence.keras_models.scans import KerasScans
+from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
 from influence.solvers.conjugate_gradient import ConjugateGradient
 
 # fit() stops at this gradient norm relative to that of the loss of a training point.
@@ -40,7 +38,7 @@ _ACTIVATIONS = 16
 _PROBED = 32
 
 
-class KerasModel(KerasPoints):
+class KerasModel(GenericNeuralNet):
     """A Keras 3 model, sequential, functional or subclassed, and its influences.
 
     The objective is (1/n) Σ L(z_i, θ) + regularization(θ), with θ the chosen variables: the model's
@@ -102,7 +100,9 @@ class KerasModel(KerasPoints):
         # What a look at the first points needs.
         self.train, self.dtype = train, np.dtype(self._network.variables[0].dtype.as_numpy_dtype)
         x, labels = train.first(_PROBED)
-        x, labels = self.convert(self._tensors(x)), self._label_tensor(labels)
+        self.points = self._make_points()
+        x, labels = self.points.input_tensor(x), self.points.label_tensor(labels)
+        x = self.convert(x)
         outputs = checked_outputs(self._network, x)
         self._loss = KerasLoss(model, loss, outputs, regularised=regularization is None)
         self._outputs_like = tf.TensorSpec([None, *outputs.shape[1:]], outputs.dtype)
@@ -112,7 +112,7 @@ class KerasModel(KerasPoints):
         if regularization is None:
             check_penalties(self._network, x)
         self._check_derivatives(x, labels)
-        self._stops_gradient = self._network.stops_gradient(self._embedded(x))
+        self._stops_gradient = self._network.stops_gradient(self.points.embedded(x))
 
     # The objective.
 
@@ -145,8 +145,8 @@ class KerasModel(KerasPoints):
             ConvergenceWarning: the gradient norm was not reached.
         """
         if gradient_norm is None:
-            x, labels = take_rows(next(iter(self._blocks(self.tensors))), slice(_PROBED))
-            norms = np.linalg.norm(self._gradients("normal", x, labels), axis=1)
+            probed = take_rows(next(iter(self.points.blocks(self.tensors))), slice(_PROBED))
+            norms = np.linalg.norm(self.scans.gradients("normal", probed), axis=1)
             gradient_norm = FIT_TOLERANCE[self.dtype.name] * float(norms.mean())
         self.parameters = minimize(
             self._value_and_gradient,
@@ -163,15 +163,24 @@ class KerasModel(KerasPoints):
 
     def outputs(self, x) -> np.ndarray:
         """The logits of points ``x`` in the structure of the training points: [m, ...]."""
-        return self._call("_traced_outputs", "normal", self._embedded(self._inputs(x, "x"))).numpy()
+        return self.scans.outputs(self.points.embedded(self.points.inputs(x, "x"))).numpy()
 
     def objective(self) -> float:
         """R(θ), the regulariser included, accumulated in float64."""
-        return self._evaluate()[0]
+        return self.scans.value_and_gradient(self.tensors)[0]
 
     def gradient(self) -> np.ndarray:
         """∇R(θ) [p], accumulated in float64 whatever the model's dtype."""
-        return self._evaluate()[1]
+        return self.scans.value_and_gradient(self.tensors)[1]
+
+    def influence_input_gradient(self, train_indices, x_test, y_test, **settings):
+        """As for every model; in the structure of x, for floating-point inputs only.
+
+        Raises:
+            ValueError: an input is an integer.
+        """
+        self.points.check_floating()
+        return super().influence_input_gradient(train_indices, x_test, y_test, **settings)
 
     def inverse_hvp(self, v, solver=None, strict: bool = False, curvature=None):
         """As for every model; without a ``curvature``, that is (hessian() + damping)⁻¹ v."""
@@ -200,7 +209,7 @@ class KerasModel(KerasPoints):
 
     @parameters.setter
     def parameters(self, theta) -> None:
-        Objective.parameters.fset(self, theta)
+        GenericNeuralNet.parameters.fset(self, theta)
         self._theta = flatten(self.variables).numpy()
         self._network.owner = self
 
@@ -216,8 +225,9 @@ class KerasModel(KerasPoints):
         clone = copy.copy(self)
         clone.train = training_points(train)
         clone._theta, clone._at_theta = self._start, {}
+        clone._scans = self._scans.of(clone)
         if train is not self.train:
-            clone.__dict__.pop("tensors", None)
+            clone.points = clone._make_points()
         return clone
 
     # How it is done.
@@ -227,9 +237,23 @@ class KerasModel(KerasPoints):
         """c, the numbers that the model puts out for a point."""
         return self._outputs_like.shape[1:].num_elements()
 
-    def _call(self, function, loss, *points, block=None):
+    @property
+    def scans(self) -> KerasScans:
+        """What is computed point by point, at this model's θ."""
         self._load()
-        return super()._call(function, loss, *points, block=block)
+        return self._scans
+
+    @scans.setter
+    def scans(self, scans: KerasScans) -> None:
+        self._scans = scans
+
+    def _make_scans(self):
+        return KerasScans(self, self._network, self._outputs_like)
+
+    def _make_points(self):
+        # What the body makes of points does not depend on θ, so none is loaded.
+        embed = (lambda x: self._scans.features(x)) if self._network.body is not None else None
+        return KerasPoints(self.train, self.dtype, self._check_labels, embed)
 
     def _make_hessian(self):
         if self._stops_gradient:
@@ -253,13 +277,8 @@ class KerasModel(KerasPoints):
             self._at_theta["damped"] = self.hessian() + self.damping
         return self._at_theta["damped"]
 
-    def _input_logits(self, x):
+    def input_logits(self, x):
         return self._loss.logits(self._network.whole(x))
-
-    def _traced_outputs(self, _, points):
-        return map_over_batches(
-            lambda x: self.logits(self.convert(x)), points, self.batch_size, self._outputs_like
-        )
 
     def output_jacobians(self, x):
         """As the generic one, a batch at once: a forward-mode pass for every parameter."""
@@ -278,31 +297,7 @@ class KerasModel(KerasPoints):
 
     def _value_and_gradient(self, theta):
         self.parameters = theta
-        return self._evaluate()
-
-    def _evaluate(self):
-        value, gradient = self._call("_traced_value_and_gradient", "normal", *self.tensors)
-        return float(value), gradient.numpy()
-
-    def _traced_value_and_gradient(self, loss, points):
-        """R and ∇R, in float64."""
-
-        def derivative(function):
-            with tf.GradientTape() as tape:
-                value = tf.reduce_sum(tf.cast(function(), tf.float64))
-            return value, tf.cast(
-                flatten(tape.gradient(value, self.variables, None, "zero")), tf.float64
-            )
-
-        def of_batch(x, labels):
-            losses = derivative(lambda: self._batch_losses(loss, x, labels))
-            return *losses, number_of_rows(labels)
-
-        zero = tf.constant(0, tf.float64), tf.zeros(self.num_parameters, tf.float64), 0
-        value, gradient, number = sum_over_batches(of_batch, points, self.batch_size, zero)
-        penalty, slope = derivative(self.regularization)
-        number = tf.cast(number, tf.float64)
-        return value / number + penalty, gradient / number + slope
+        return self.scans.value_and_gradient(self.tensors)
 
     def _newton_matrix(self, theta):
         self.parameters = theta
@@ -323,13 +318,13 @@ class KerasModel(KerasPoints):
 
     def _check_derivatives(self, x, labels):
         with tf.GradientTape() as tape:
-            logits = self._input_logits(x)
+            logits = self.input_logits(x)
             self._loss.check_one_a_point(labels, logits)
             value = tf.reduce_sum(self.example_losses(logits, labels))
         check_connected(self._network, tape.gradient(value, self.variables))
         zero = tf.zeros([self.num_parameters, 1], self.dtype)
         try:
-            self._directional_derivatives((self._embedded(x), labels), zero)
+            self.scans.directional_derivatives((self.points.embedded(x), labels), zero)
         except (TypeError, LookupError, NotImplementedError) as error:
             raise ValueError(
                 "TensorFlow has no forward-mode derivative of this model: a recurrent layer needs "

@@ -121,6 +121,16 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         return sum_over_batches(of_batch, (x, labels), batch_size, tf.zeros_like(thetas))
 
     @function(x_spec, labels_spec, matrix)
+    def losses(x, labels, w):
+        """ℓ of every point, [n]."""
+        return map_over_batches(
+            lambda x, labels: loss.losses(convert(x) @ w, labels),
+            (x, labels),
+            batch_size,
+            tf.TensorSpec([None], dtype),
+        )
+
+    @function(x_spec, labels_spec, matrix)
     def losses_at(x, labels, thetas):
         """ℓ of every point at k different parameter vectors: [b, k]."""
         z = tf.transpose(outputs_along(convert(x), thetas), [2, 0, 1])
@@ -234,6 +244,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
     return SimpleNamespace(
         value_and_gradient=value_and_gradient,
         gradients_at=gradients_at,
+        losses=losses,
         losses_at=losses_at,
         curvature=curvature,
         product=product,

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator
 from influence.linear.functions import LinearLoss
+from influence.linear.penalty import Penalty
 from influence.solvers.preconditioners import InverseMatrix
 
 
@@ -18,26 +19,26 @@ class LinearHessian(HessianOperator):
         functions: from ``compiled``, in the dtype wanted.
         x, labels: the training points as tensors, [n, d] and [n].
         weights: W [d, c].
-        weight_decay: λ.
+        penalty: the regulariser.
         loss: the loss on the logits.
     """
 
     jit_compile = True
 
-    def __init__(self, functions, x, labels, weights, weight_decay: float, loss: LinearLoss):
+    def __init__(self, functions, x, labels, weights, penalty: Penalty, loss: LinearLoss):
         weights = tf.convert_to_tensor(weights)
         super().__init__(int(tf.size(weights)), weights.dtype.as_numpy_dtype, len(labels))
         self._functions, self._x, self._loss = functions, x, loss
-        self._weight_decay = weight_decay
+        self._penalty = penalty
         self._curvature = functions.curvature(x, labels, weights)
 
     def _product(self, block):
         total = self._functions.product(self._x, self._curvature, block)
-        return total / self.num_examples + self._weight_decay * block
+        return total / self.num_examples + self._penalty.product(block)
 
     def _product_on(self, rows, block):
         mean = self._functions.product_on(self._x, self._curvature, rows, block)
-        return mean + self._weight_decay * block
+        return mean + self._penalty.product(block)
 
     def _dense(self):
         d, c = self._x.shape[1], self._loss.outputs
@@ -49,12 +50,12 @@ class LinearHessian(HessianOperator):
                 if a != b:
                     matrix[:, b, :, a] = matrix[:, a, :, b]
         matrix = matrix.reshape(self.shape)
-        matrix[np.diag_indices(len(matrix))] += self._weight_decay
+        self._penalty.add_to(matrix)
         return matrix
 
     def _diagonal(self):
         diagonal = self._functions.diagonal(self._x, self._curvature).numpy().ravel()
-        return diagonal / self.num_examples + self.dtype.type(self._weight_decay)
+        return diagonal / self.num_examples + np.asarray(self._penalty.diagonal(), self.dtype)
 
     def approximate_inverse(self) -> ClassInverse | InverseMatrix | None:
         """An approximation of H⁻¹ to precondition with, from some of the points.
@@ -71,7 +72,7 @@ class LinearHessian(HessianOperator):
         x, curvature = self._x[every], self._curvature[every]
         # Without a ridge the null space must stay finite; any positive number serves there.
         largest = float(tf.reduce_max(self._functions.diagonal(x, curvature))) / x.shape[0]
-        ridge = max(self._weight_decay + self.damping, 1e-10 * largest or 1.0)
+        ridge = max(self._penalty.level + self.damping, 1e-10 * largest or 1.0)
         if c > 1:
             inverses = self._functions.class_inverses(x, curvature, tf.constant(ridge, tf.float64))
             return ClassInverse(inverses, ridge)

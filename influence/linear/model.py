@@ -1,22 +1,20 @@
-"""What all models with logits xW share: the closed forms, and a fit to the last digits.
-
-The generic versions in ``GenericNeuralNet`` compute the same; the tests hold these against them.
-"""
+"""What all models with logits xW share: the closed forms, and a fit to the last digits."""
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from influence.data.dataset import Dataset
 from influence.fitting.newton import minimize
-from influence.linear.functions import LinearLoss, compiled
+from influence.linear.functions import LinearLoss
 from influence.linear.gram import quadratic_forms
 from influence.linear.hessian import LinearHessian
-from influence.linear.sparse_functions import SparseFunctions
+from influence.linear.penalty import Penalty, Ridge
+from influence.linear.points import LinearPoints
+from influence.linear.scans import LinearScans
 from influence.objective.generic_neural_net import GenericNeuralNet
 from influence.solvers.preconditioners import KeptInverse
 
@@ -28,29 +26,57 @@ _PATIENCE = 8
 
 
 class LinearModel(GenericNeuralNet):
-    """A model without bias, z = xW, with loss ``loss`` and the regulariser (λ/2)‖W‖²."""
+    """A model z = x̃W with the loss ℓ(z, y) and a quadratic regulariser of W.
 
-    def __init__(self, train: Dataset, weight_decay: float, loss: LinearLoss, dtype, batch_size):
-        if not 0 <= weight_decay < np.inf:
-            raise ValueError(f"weight_decay must be at least 0, not {weight_decay!r}.")
-        self.loss = loss
-        self.weight_decay = float(weight_decay)
-        features = self._rows(tf.zeros([1, *train.x.shape[1:]], dtype)).shape[1]
+    Args:
+        train: the training points; ``labels`` as ``loss`` takes them.
+        loss: ℓ.
+        penalty: the regulariser.
+        dtype: "float32" or "float64".
+        batch_size: points converted at a time.
+        bias: the constant feature that is appended to x, last; 0 for none.
+        keeps_sum: without a point, the regulariser stays as it is beside the *sum* of the losses,
+            not beside their mean: then no regulariser's term stands in an influence.
+    """
+
+    scans: LinearScans
+
+    def __init__(
+        self,
+        train: Dataset,
+        loss: LinearLoss,
+        penalty: Penalty,
+        dtype,
+        batch_size: int | None,
+        bias: float = 0.0,
+        keeps_sum: bool = False,
+    ):
+        self.loss, self.penalty = loss, penalty
+        self.bias, self.keeps_sum = float(bias), keeps_sum
+        features = int(np.prod(train.x.shape[1:])) + bool(bias)
         self.weights = tf.Variable(tf.zeros([features, loss.outputs], dtype), name="weights")
-        self._sparse_functions = {}
         super().__init__(train, [self.weights], dtype, batch_size)
 
+    @property
+    def weight_decay(self) -> float:
+        """λ, where the regulariser is (λ/2)‖W‖²."""
+        return self.penalty.strength
+
     def logits(self, x):
-        """xW: [m, c]."""
-        return self._rows(x) @ self.weights
+        """x̃W: [m, c]."""
+        rows = tf.reshape(x, [-1, x.shape[1:].num_elements()])
+        if self.bias:
+            constant = tf.fill([tf.shape(rows)[0], 1], tf.constant(self.bias, rows.dtype))
+            rows = tf.concat([rows, constant], axis=1)
+        return rows @ self.weights
 
     def example_losses(self, logits, labels):
         """ℓ(z, y): [m]."""
         return self.loss.losses(logits, labels)
 
     def regularization(self):
-        """(λ/2)‖W‖²."""
-        return self.weight_decay / 2 * tf.reduce_sum(tf.square(self.weights))
+        """The penalty of W."""
+        return self.penalty.value(self.weights)
 
     def fit(self, preconditioner=None, gradient_norm: float | None = None):
         """Minimise in float64, whatever the model's dtype, to a gradient norm of 1e-10 of that
@@ -64,18 +90,18 @@ class LinearModel(GenericNeuralNet):
         Warns:
             ConvergenceWarning: the gradient norm was not reached.
         """
-        x, labels = self._matrix
-        functions = self._functions("float64")
+        x, labels = self.scans.matrix
+        functions = self.scans.functions("float64")
 
         def hessian(theta):
             weights = self._as_weights(theta)
-            return LinearHessian(functions, x, labels, weights, self.weight_decay, self.loss)
+            return LinearHessian(functions, x, labels, weights, self.penalty, self.loss)
 
         if gradient_norm is None:
-            _, at_zero = self._value_and_gradient(np.zeros(self.num_parameters))
+            _, at_zero = self.value_and_gradient(np.zeros(self.num_parameters))
             gradient_norm = FIT_TOLERANCE[str(self.dtype)] * np.linalg.norm(at_zero)
         self.parameters = minimize(
-            self._value_and_gradient,
+            self.value_and_gradient,
             hessian,
             self.parameters.astype(np.float64),
             gradient_norm,
@@ -84,17 +110,32 @@ class LinearModel(GenericNeuralNet):
         )
         return self
 
-    def gradient(self):
-        """∇R(θ) [p], accumulated in float64 whatever the model's dtype."""
-        return self._value_and_gradient(self.parameters.astype(np.float64))[1]
+    def objective(self) -> float:
+        """R(θ), the regulariser included, accumulated in float64."""
+        return float(self.value_and_gradient(self.parameters.astype(np.float64))[0])
 
-    def _value_and_gradient(self, theta):
+    def gradient(self) -> np.ndarray:
+        """∇R(θ) [p], accumulated in float64 whatever the model's dtype."""
+        return self.value_and_gradient(self.parameters.astype(np.float64))[1]
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """R and ∇R [p] at ``theta`` [p], in float64."""
-        x, labels = self._matrix
-        weights = self._as_weights(theta)
-        value, gradient = self._functions("float64").value_and_gradient(x, labels, weights)
-        value = float(value) / len(self.train) + self.weight_decay / 2 * theta @ theta
-        return value, gradient.numpy().ravel() / len(self.train) + self.weight_decay * theta
+        x, labels = self.scans.matrix
+        functions, weights = self.scans.functions("float64"), self._as_weights(theta)
+        value, gradient = functions.value_and_gradient(x, labels, weights)
+        pull = self._pull(theta[:, np.newaxis])[:, 0]
+        n = len(self.train)
+        return float(value) / n + theta @ pull / 2, gradient.numpy().ravel() / n + pull
+
+    def hessian(self, dtype=None):
+        """∇²R(θ) as an operator; ``dtype`` other than the model's makes one for that call."""
+        if dtype is None or np.dtype(dtype) == self.dtype:
+            return super().hessian()
+        return self._make_hessian(np.dtype(dtype))
+
+    def gauss_newton(self):
+        """The Hessian itself: the logits are linear in the parameters."""
+        return self.hessian()
 
     def preconditioner(self):
         """``approximate_inverse`` of this Hessian, computed once."""
@@ -107,10 +148,10 @@ class LinearModel(GenericNeuralNet):
 
         For wide data (n ≤ d) with one logit and no ``solver``, through the n×n Gram matrix.
         """
-        x, labels = self._matrix
-        wide = self.loss.outputs == 1 and x.shape[0] <= x.shape[1] and self.weight_decay > 0
+        x, labels = self.scans.matrix
         asked = any(option is not None for option in (solver, curvature, train_indices))
-        if asked or not wide:
+        ridge = self.penalty.strength if isinstance(self.penalty, Ridge) else 0.0
+        if asked or not (self.loss.outputs == 1 and x.shape[0] <= x.shape[1] and ridge > 0):
             return super().self_influence(
                 solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
             )
@@ -123,120 +164,50 @@ class LinearModel(GenericNeuralNet):
             gram = tf.matmul(rows, rows, transpose_b=True).numpy()
         logits = tf.constant(rows @ tf.cast(self.weights, tf.float64).numpy())
         curvature = self.loss.curvature_matrix(self.loss.curvature(logits, labels))
-        forms = quadratic_forms(gram, curvature.numpy()[:, 0, 0], n * self.weight_decay)
+        forms = quadratic_forms(gram, curvature.numpy()[:, 0, 0], n * ridge)
         slopes = self.loss.slopes(logits, labels).numpy()[:, 0]
         return (n * slopes**2 * forms).astype(self.dtype)
 
     def gradients_without(self, thetas: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Gradients of the n − 1 objectives, column j at thetas[:, j] without point indices[j].
+        """Gradients of the objectives without one point each, column j at thetas[:, j] without
+        point indices[j].
 
         float64, [p, k] -> [p, k]; one scan of the data for all columns.
         """
-        functions, (x, labels) = self._functions("float64"), self._matrix
+        functions, (x, labels) = self.scans.functions("float64"), self.scans.matrix
         total = functions.gradients_at(x, labels, thetas).numpy()
         for column, index in enumerate(indices):
             row = slice(index, index + 1)
             weights = self._as_weights(thetas[:, column])
             total[:, column] -= functions.gradients(x[row], labels[row], weights).numpy()[0]
-        return total / (len(self.train) - 1) + self.weight_decay * thetas
+        n = len(self.train)
+        return total / (n if self.keeps_sum else n - 1) + self._pull(thetas)
 
-    def losses_at(self, thetas: np.ndarray, x, labels) -> np.ndarray:
+    def losses_at(self, thetas: np.ndarray, x: ArrayLike, labels: ArrayLike) -> np.ndarray:
         """The loss of each point at each column of ``thetas`` [p, k], in float64: [m, k]."""
-        x, labels = self._points(x, labels, "x", "labels")
-        x = self._rows(x, self.train.scale)
+        x, labels = self.points.checked(x, labels, "x", "labels")
+        x = self.scans.rows(x)
         x = x if scipy.sparse.issparse(x) else tf.cast(x, tf.float64)
-        return self._functions("float64", tf.float64).losses_at(x, labels, thetas).numpy()
+        return self.scans.functions("float64", tf.float64).losses_at(x, labels, thetas).numpy()
 
-    @functools.cached_property
-    def _matrix(self):
-        x, labels = self.tensors
-        return self._rows(x, self.train.scale), labels
-
-    def _rows(self, x, scale: float = 1.0):
-        """Points [m, ...] as what W multiplies, [m, d], before ``scale`` multiplies them."""
-        if scipy.sparse.issparse(x):
-            return x
-        return tf.reshape(x, [-1, x.shape[1:].num_elements()])
-
-    def _functions(self, dtype, x_dtype=None):
-        if scipy.sparse.issparse(self.train.x):
-            if str(dtype) not in self._sparse_functions:
-                functions = SparseFunctions(self.loss, dtype, self.train.scale)
-                self._sparse_functions[str(dtype)] = functions
-            return self._sparse_functions[str(dtype)]
-        x_dtype = self._matrix[0].dtype if x_dtype is None else x_dtype
-        return compiled(self.loss, x_dtype, str(dtype), self.train.scale, self.batch_size)
-
-    def _input_tensor(self, x):
-        if not scipy.sparse.issparse(self.train.x):
-            return super()._input_tensor(x)
-        return scipy.sparse.csr_array(x)
-
-    def _outputs(self, x):
-        if scipy.sparse.issparse(x):
-            return self._functions(self.dtype).logits(self._rows(x), self.weights)
-        return super()._outputs(x)
-
-    def _call(self, function, loss, x, labels, block=None):
-        if not scipy.sparse.issparse(x):
-            return super()._call(function, loss, x, labels, block=block)
-        # The generic functions, differentiated at the logits: x itself is never made dense, but
-        # for gradients of single points, which are.
-        logits = self._outputs(x)
-        with tf.GradientTape() as tape:
-            tape.watch(logits)
-            losses = self._losses_of(loss)(logits, labels)
-        if function == "_traced_losses":
-            return losses
-        slopes = tape.gradient(losses, logits).numpy()
-        rows = self._rows(x).astype(self.dtype) * self.dtype.type(self.train.scale)
-        if function == "_traced_mean_gradient":
-            return tf.constant((rows.T @ slopes).ravel() / len(slopes))
-        if function == "_traced_gradients":
-            dense = rows.toarray()[:, :, np.newaxis] * slopes[:, np.newaxis]
-            return tf.constant(dense.reshape(len(slopes), -1))
-        raise ValueError("Sparse points have no input gradient: use x.toarray().")
+    def _pull(self, thetas):
+        """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""
+        return np.asarray(self.penalty.product(thetas))
 
     def _as_weights(self, theta):
         return tf.reshape(tf.constant(theta), self.weights.shape)
 
-    def hessian(self, dtype=None):
-        """∇²R(θ) as an operator; ``dtype`` other than the model's makes one for that call."""
-        if dtype is None or np.dtype(dtype) == self.dtype:
-            return super().hessian()
-        return self._make_hessian(np.dtype(dtype))
+    def _make_scans(self):
+        return LinearScans(self)
+
+    def _make_points(self):
+        return LinearPoints(self.train, self.dtype, self.label_dtype, self._check_labels)
 
     def _make_hessian(self, dtype=None):
         dtype = dtype or self.dtype
         weights = tf.cast(self.weights, dtype)
-        functions = self._functions(dtype)
-        return LinearHessian(functions, *self._matrix, weights, self.weight_decay, self.loss)
+        functions = self.scans.functions(dtype)
+        return LinearHessian(functions, *self.scans.matrix, weights, self.penalty, self.loss)
 
-    def _directional_derivatives(self, points, block):
-        x, labels = points
-        x = self._rows(x, self.train.scale)
-        functions = self._functions(self.dtype, x.dtype)
-        return functions.directional_derivatives(x, labels, self.weights, block)
-
-    def _gradients(self, loss, x, labels):
-        if loss != "normal":
-            return super()._gradients(loss, x, labels)
-        x = self._rows(x, self.train.scale)
-        return self._functions(self.dtype, x.dtype).gradients(x, labels, self.weights).numpy()
-
-    def _mean_gradient(self, loss, x, labels):
-        if loss != "normal" or scipy.sparse.issparse(x):
-            return super()._mean_gradient(loss, x, labels)
-        x = self._rows(x, self.train.scale)
-        functions = self._functions(self.dtype, x.dtype)
-        _, total = functions.value_and_gradient(x, labels, self.weights)
-        return total.numpy().ravel() / len(labels)
-
-    def _input_gradients(self, x, labels, direction):
-        if scipy.sparse.issparse(x):
-            return super()._input_gradients(x, labels, direction)
-        rows = self._rows(x, self.train.scale)
-        functions = self._functions(self.dtype, rows.dtype)
-        gradients = functions.input_gradients(rows, labels, self.weights, direction).numpy()
-        # Without what a subclass appends to a row.
-        return gradients[:, : x.shape[1:].num_elements()].reshape(x.shape)
+    def _removed_regularizer(self, block):
+        return 0.0 if self.keeps_sum else super()._removed_regularizer(block)

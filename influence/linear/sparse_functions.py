@@ -56,6 +56,10 @@ class SparseFunctions:
         # NumPy's sum has one order, whatever the number of threads.
         return losses.numpy().sum(), tf.constant(self._pair(x)[1] @ slopes.numpy())
 
+    def losses(self, x, labels, w):
+        """ℓ of every point, [n]."""
+        return self._losses_and_slopes(self.logits(x, w), labels)[0]
+
     def curvature(self, x, labels, w):
         """∂²ℓ/∂z² of every point, [n, c, c]: what the methods below take."""
         state = self._loss.curvature(self.logits(x, w), labels)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from influence.data.dataset import Dataset, check_classes, check_dataset, check_two_classes
 from influence.linear.functions import LinearLoss, OneLogitLoss
 from influence.linear.model import LinearModel
+from influence.linear.penalty import Ridge
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,15 @@ class Softmax(LinearLoss):
     def curvature_product(self, curvature, u):
         weighted = curvature[:, :, tf.newaxis] * u
         total = tf.reduce_sum(weighted, axis=1, keepdims=True)
-        return weighted - curvature[:, :, tf.newaxis] * total
+        return weighted - self.probabilities(curvature)[:, :, tf.newaxis] * total
 
     def curvature_matrix(self, curvature):
-        outer = curvature[:, :, tf.newaxis] * curvature[:, tf.newaxis, :]
+        outer = curvature[:, :, tf.newaxis] * self.probabilities(curvature)[:, tf.newaxis, :]
         return tf.linalg.diag(curvature) - outer
+
+    def probabilities(self, curvature):
+        """softmax(z) from what ``curvature`` gives, [b, c]."""
+        return curvature
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class LogisticRegression(LinearModel):
         check_dataset(train)
         if num_classes is None:
             num_classes = int(train.labels.max()) + 1
-        super().__init__(train, weight_decay, Softmax(max(num_classes, 1)), dtype, batch_size)
+        loss = Softmax(max(num_classes, 1))
+        super().__init__(train, loss, Ridge(weight_decay), dtype, batch_size)
         check_two_classes(train.labels)
 
     def adversarial_losses(self, logits, labels):
@@ -121,7 +127,7 @@ class BinaryLogisticRegression(LinearModel):
         batch_size: int | None = None,
     ):
         check_dataset(train)
-        super().__init__(train, weight_decay, Logistic(), dtype, batch_size)
+        super().__init__(train, Logistic(), Ridge(weight_decay), dtype, batch_size)
         check_two_classes(train.labels)
 
     def adversarial_losses(self, logits, labels):

@@ -14,6 +14,7 @@ from influence.data.dataset import Dataset, check_dataset, check_two_classes
 from influence.fitting.newton import ConvergenceWarning
 from influence.linear.functions import OneLogitLoss
 from influence.linear.model import LinearModel
+from influence.linear.penalty import Ridge
 
 # liblinear's stopping rule, its limit of passes over the data, and the seed of their order: those
 # of the paper.
@@ -102,12 +103,9 @@ class SmoothHinge(LinearModel):
             raise ValueError(f"temperature must be at least 0 and finite, not {temperature!r}.")
         if temperature == 0 and weight_decay == 0:
             raise ValueError("weight_decay must be above 0 at temperature 0.")
-        if use_bias and scipy.sparse.issparse(train.x):
-            raise ValueError("use_bias takes dense points: append a column of 1/scale to sparse x.")
+        loss = SmoothHingeLoss(float(temperature))
         self.use_bias = bool(use_bias)
-        super().__init__(
-            train, weight_decay, SmoothHingeLoss(float(temperature)), dtype, batch_size
-        )
+        super().__init__(train, loss, Ridge(weight_decay), dtype, batch_size, bias=self.use_bias)
         check_two_classes(train.labels)
 
     @property
@@ -143,7 +141,7 @@ class SmoothHinge(LinearModel):
         return super().fit()
 
     def _fit_hinge(self):
-        x, labels = self._matrix
+        x, labels = self.scans.matrix
         machine = LinearSVC(
             loss="hinge",
             dual=True,
@@ -166,22 +164,18 @@ class SmoothHinge(LinearModel):
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.parameters = LinearModel.fit(warmer).parameters
 
-    def _rows(self, x, scale=1.0):
-        rows = super()._rows(x)
-        if not self.use_bias:
-            return rows
-        if not rows.dtype.is_floating:
-            rows = tf.cast(rows, self.dtype)
-        constant = tf.fill([tf.shape(rows)[0], 1], tf.constant(1 / scale, rows.dtype))
-        return tf.concat([rows, constant], axis=1)
-
     def _clone(self, train):
         return self._at(self.temperature, train)
 
     def _at(self, temperature, train):
         """An unfitted model with the other settings of this one."""
         return SmoothHinge(
-            train, self.weight_decay, temperature, self.use_bias, self.dtype, self.batch_size
+            train,
+            self.weight_decay,
+            temperature,
+            self.use_bias,
+            self.dtype,
+            self.batch_size,
         )
 
     def _check_labels(self, labels, name):

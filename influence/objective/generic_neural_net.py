@@ -1,18 +1,23 @@
-"""Everything that a model gets for free once it has said its objective."""
+"""A model: its objective, said once, and everything that follows from it for free."""
 
 from __future__ import annotations
 
+import abc
 import functools
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from influence.curvature.autodiff import AutodiffHessian
 from influence.curvature.gauss_newton import GaussNewton
 from influence.curvature.operator import HessianOperator
-from influence.data.batches import is_stream, take_rows
-from influence.data.dataset import check_indices
-from influence.objective.objective import Objective
+from influence.data.batches import default_batch_size
+from influence.data.dataset import Dataset, check_dataset, check_indices
+from influence.data.vectors import flatten, split
+from influence.objective.points import Points
+from influence.objective.scans import Scans
 from influence.objective.validation import Validation, validate
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
@@ -20,18 +25,21 @@ from influence.solvers.solution import Solution
 
 # Up to this many parameters the whole matrix is cheaper than an iteration.
 EXACT_SIZE = 2000
-# Right-hand sides that self_influence solves for at a time.
-_SELF_INFLUENCE_BLOCK = 512
+
+# Points as a model takes them: an array [m, ...] for most, a structure of arrays for some of Keras.
+Inputs = Any
+Loss = Literal["normal", "adversarial"]
 
 
-class GenericNeuralNet(Objective):
+class GenericNeuralNet(abc.ABC):
     """A model with objective R(θ) = (1/n) Σ L(z_i, θ) + regularization(θ), and its influences.
 
     A subclass says ``logits``, ``example_losses``, ``regularization`` and ``fit``, how an unfitted
     model with the same settings is made (``_clone``), and which labels it takes
-    (``_check_labels``). One convention for every influence: the predicted change of a test loss if
-    the training point is **removed** and the model refitted on the n − 1 others with the same
-    regulariser, already divided by n, so positive means that the point was helpful:
+    (``_check_labels``). Derivatives are compiled scans of the data, traced once. One convention for
+    every influence: the predicted change of a test loss if the training point is **removed** and
+    the model refitted on the n − 1 others with the same regulariser, already divided by n, so
+    positive means that the point was helpful:
 
         (1/n) s_testᵀ (∇L(z_i, θ̂) + ∇regularization(θ̂)),   s_test = H⁻¹ ∇L(z_test, θ̂).
 
@@ -40,7 +48,195 @@ class GenericNeuralNet(Objective):
         variables: the ``tf.Variable``s of the model; θ is all of them, flattened, in this order.
         dtype: "float32" or "float64".
         batch_size: points that are held as floating-point numbers at a time.
+
+    Attributes:
+        points: how points come in (``Points``).
+        scans: what is computed point by point (``Scans``).
+
+    Raises:
+        ValueError: training points or settings that the model cannot take.
     """
+
+    label_dtype: Any = np.int64
+
+    def __init__(
+        self,
+        train: Dataset,
+        variables,
+        dtype="float32",
+        batch_size: int | None = None,
+    ):
+        self._check_train(train)
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, not {dtype!r}.")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size!r}.")
+        self.train = train
+        self.dtype = np.dtype(dtype)
+        self.variables = list(variables)
+        self.batch_size = batch_size or default_batch_size(int(np.prod(train.x.shape[1:])))
+        self.scans = self._make_scans()
+        self.points = self._make_points()
+        # What was computed at the present θ; new parameters empty it.
+        self._at_theta: dict[str, Any] = {}
+
+    # What a subclass says.
+
+    @abc.abstractmethod
+    def logits(self, x: tf.Tensor) -> tf.Tensor:
+        """The outputs for converted points ``x`` [m, ...]."""
+
+    @abc.abstractmethod
+    def example_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """L of each point, without the regulariser: [m]."""
+
+    @abc.abstractmethod
+    def regularization(self) -> tf.Tensor:
+        """The part of the objective that does not depend on the data: a scalar."""
+
+    @abc.abstractmethod
+    def fit(self) -> GenericNeuralNet:
+        """Minimise the objective from the present parameters; returns the model."""
+
+    @abc.abstractmethod
+    def _clone(self, train: Dataset) -> GenericNeuralNet:
+        """An unfitted model with the same settings on other points."""
+
+    @abc.abstractmethod
+    def _check_labels(self, labels: np.ndarray, name: str) -> None:
+        """Raise a ValueError for labels that the model cannot take."""
+
+    def _check_train(self, train: Any) -> None:
+        """Raise a ValueError for training points that the model cannot take."""
+        check_dataset(train)
+        self._check_labels(train.labels, "train.labels")
+
+    # Parameters.
+
+    @property
+    def num_parameters(self) -> int:
+        """p."""
+        return sum(variable.shape.num_elements() for variable in self.variables)
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """θ [p], a copy."""
+        return flatten(self.variables).numpy()
+
+    @parameters.setter
+    def parameters(self, theta: ArrayLike) -> None:
+        theta = np.asarray(theta)
+        if theta.shape != (self.num_parameters,) or not np.isfinite(theta).all():
+            raise ValueError(
+                f"parameters must be {self.num_parameters} finite numbers; got an array of shape "
+                f"{theta.shape}."
+            )
+        for variable, value in zip(self.variables, split(theta, self.variables)):
+            variable.assign(tf.cast(value, variable.dtype))
+        self._at_theta.clear()
+
+    def with_parameters(self, theta: ArrayLike) -> GenericNeuralNet:
+        """A model with the same settings and data at parameters ``theta`` [p]."""
+        model = self._clone(self.train)
+        model.parameters = theta
+        return model
+
+    def refit(self, without: ArrayLike) -> GenericNeuralNet:
+        """A model fitted without the training points at these indices, from the present θ."""
+        model = self._clone(self.train.without(without))
+        model.parameters = self.parameters
+        return model.fit()
+
+    # The objective and its derivatives.
+
+    @functools.cached_property
+    def num_outputs(self) -> int:
+        """c, the numbers that the model puts out for a point."""
+        with tf.init_scope():
+            return max(1, self.outputs(self.train.x[:1]).size)
+
+    @property
+    def tensors(self) -> tuple:
+        """The training points, as scans take them: (x, labels) in the data's own dtype."""
+        return self.points.tensors
+
+    def convert(self, x: tf.Tensor) -> tf.Tensor:
+        """A batch of points as the model sees them: its dtype, times the data set's scale."""
+        return self.points.convert(x)
+
+    def input_logits(self, x: tf.Tensor) -> tf.Tensor:
+        """``logits`` of converted points as they came, where the scans take something made of
+        them."""
+        return self.logits(x)
+
+    def sum_gradient(self, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Σ ∇L of a batch, traceable: [p]. By automatic differentiation; a subclass may know how
+        to do it faster."""
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(self.example_losses(self.logits(self.convert(x)), labels))
+        return flatten(tape.gradient(value, self.variables, unconnected_gradients="zero"))
+
+    def output_jacobians(self, x: tf.Tensor) -> tf.Tensor:
+        """∂logits/∂θ of converted points ``x`` [m, ...]: [m, c, p], traceable.
+
+        One point at a time; a subclass may know how to do it for a batch.
+        """
+
+        def of_point(point):
+            alone = tf.nest.map_structure(lambda array: array[tf.newaxis], point)
+            with tf.GradientTape(persistent=True) as tape:
+                outputs = tf.unstack(tf.reshape(self.logits(alone), [-1]))
+            rows = [
+                tape.gradient(output, self.variables, unconnected_gradients="zero")
+                for output in outputs
+            ]
+            return tf.stack([flatten(row) for row in rows])
+
+        return tf.map_fn(of_point, x, fn_output_signature=self.dtype)
+
+    def adversarial_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """log of the probability of a wrong answer, [m]; only for models with probabilities."""
+        raise ValueError(f"{type(self).__name__} defines no adversarial loss.")
+
+    def outputs(self, x: Inputs) -> np.ndarray:
+        """The logits of points ``x`` [m, ...], in the units of ``train.x``."""
+        return self.scans.outputs(self.points.inputs(x, "x")).numpy()
+
+    def losses(self, x: Inputs, labels: ArrayLike, loss: Loss = "normal") -> np.ndarray:
+        """The loss of each point, [m]; ``loss`` as in ``influence_on_loss``."""
+        return self.scans.losses(loss, self.points.checked(x, labels, "x", "labels")).numpy()
+
+    def objective(self) -> float:
+        """R(θ), the regulariser included."""
+        losses = self.scans.losses("normal", self.tensors).numpy()
+        return float(losses.mean(dtype=np.float64)) + float(self.regularization())
+
+    def gradient(self) -> np.ndarray:
+        """∇R(θ) [p], the regulariser included."""
+        return self.scans.mean_gradient("normal", self.tensors) + self.regularization_gradient()
+
+    def regularization_gradient(self) -> np.ndarray:
+        """∇regularization(θ) [p]."""
+        with tf.GradientTape() as tape:
+            value = tf.convert_to_tensor(self.regularization(), self.dtype)
+        gradient = tape.gradient(value, self.variables, unconnected_gradients="zero")
+        return flatten(gradient).numpy()
+
+    def test_gradient(
+        self,
+        x_test: Inputs,
+        y_test: ArrayLike,
+        loss: Loss = "normal",
+        reduction: Literal["mean"] | None = None,
+    ) -> np.ndarray:
+        """∇_θ of each test loss, [p, m], or with ``reduction="mean"`` of their mean, [p]."""
+        check_reduction(reduction)
+        points = self.points.checked(x_test, y_test, "x_test", "y_test")
+        if reduction == "mean":
+            return self.scans.mean_gradient(loss, points)
+        return self.scans.gradients(loss, points).T
+
+    # Curvature.
 
     def hessian(self) -> HessianOperator:
         """∇²R(θ) as an operator; the same object until the parameters change."""
@@ -56,7 +252,9 @@ class GenericNeuralNet(Objective):
             self._at_theta["gauss_newton"] = GaussNewton(self)
         return self._at_theta["gauss_newton"]
 
-    def inverse_hvp(self, v, solver=None, strict: bool = False, curvature=None) -> Solution:
+    def inverse_hvp(
+        self, v: ArrayLike, solver=None, strict: bool = False, curvature=None
+    ) -> Solution:
         """H⁻¹ v for v [p] or [p, k], with how the solve went; the rest as elsewhere."""
         operator = self._default_curvature() if curvature is None else curvature
         if operator.shape[0] != self.num_parameters:
@@ -67,17 +265,19 @@ class GenericNeuralNet(Objective):
         solver = self._solver_for(curvature) if solver is None else solver
         return solver.solve(operator, v, strict=strict)
 
+    # Influences.
+
     def influence_on_loss(
         self,
-        x_test,
-        y_test,
+        x_test: Inputs,
+        y_test: ArrayLike,
         *,
-        reduction=None,
-        loss="normal",
+        reduction: Literal["mean"] | None = None,
+        loss: Loss = "normal",
         solver=None,
         curvature=None,
-        train_indices=None,
-        strict=False,
+        train_indices: ArrayLike | None = None,
+        strict: bool = False,
     ) -> np.ndarray:
         """Predicted change of each test loss if a training point is removed: > 0 is helpful.
 
@@ -102,42 +302,45 @@ class GenericNeuralNet(Objective):
             ValueError: shapes, labels or indices that do not fit.
             SolverError: the system cannot be solved.
         """
+        how = {"solver": solver, "curvature": curvature, "strict": strict}
+        return self._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
+
+    def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
-        s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
-        return self._removal(self._train_points(train_indices), s_test)
+        return self._removal(self.points.chosen(train_indices), self.inverse_hvp(gradient, **how).x)
 
     def influence_of_points(
         self,
-        x,
-        labels,
-        x_test,
-        y_test,
+        x: Inputs,
+        labels: ArrayLike,
+        x_test: Inputs,
+        y_test: ArrayLike,
         *,
-        reduction=None,
-        loss="normal",
+        reduction: Literal["mean"] | None = None,
+        loss: Loss = "normal",
         solver=None,
         curvature=None,
-        strict=False,
+        strict: bool = False,
     ) -> np.ndarray:
         """The same quantity for points that need not be in the training set: [m, q] or [q].
 
         For a point that is not there it is minus the predicted change if it were added.
         """
-        points = self._points(x, labels, "x", "labels")
+        points = self.points.checked(x, labels, "x", "labels")
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
         return self._removal(points, self.inverse_hvp(gradient, solver, strict, curvature).x)
 
     def influence_input_gradient(
         self,
-        train_indices,
-        x_test,
-        y_test,
+        train_indices: ArrayLike,
+        x_test: Inputs,
+        y_test: ArrayLike,
         *,
-        loss="normal",
+        loss: Loss = "normal",
         solver=None,
         curvature=None,
-        strict=False,
-    ) -> np.ndarray:
+        strict: bool = False,
+    ) -> Any:
         """∇_x of ``influence_on_loss(..., reduction="mean")`` at training points: [k, ...].
 
         This is −I_pert,loss/n of the paper. The derivative is with respect to the converted input
@@ -145,23 +348,35 @@ class GenericNeuralNet(Objective):
         """
         gradient = self.test_gradient(x_test, y_test, loss, "mean")
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
-        x, labels = self._raw_points(check_indices(train_indices, len(self.train)))
+        points = self.points.raw(check_indices(train_indices, len(self.train)))
         s_test = tf.constant(s_test[:, np.newaxis] / len(self.train), self.dtype)
-        return self._input_gradients(x, labels, s_test)
+        return self.scans.input_gradients(points, s_test)
 
     def self_influence(
-        self, *, solver=None, curvature=None, train_indices=None, strict=False
+        self,
+        *,
+        solver=None,
+        curvature=None,
+        train_indices: ArrayLike | None = None,
+        strict: bool = False,
     ) -> np.ndarray:
         """∇L(z_i)ᵀ H⁻¹ ∇L(z_i) of every training point, [n]: how far it holds up its own label."""
         result = []
-        for x, labels in self._blocks(self._train_points(train_indices)):
-            gradients = self._gradients("normal", x, labels).T
+        for block in self.points.blocks(self.points.chosen(train_indices)):
+            gradients = self.scans.gradients("normal", block).T
             solved = self.inverse_hvp(gradients, solver, strict, curvature).x
             result.append(np.sum(gradients * solved, axis=0))
         return np.concatenate(result)
 
     def validate(
-        self, x_test, y_test, points: int = 20, *, solver=None, curvature=None, progress=False
+        self,
+        x_test: Inputs,
+        y_test: ArrayLike,
+        points: int = 20,
+        *,
+        solver=None,
+        curvature=None,
+        progress: bool = False,
     ) -> Validation:
         """Refit without the most influential points: can the scores be trusted on this model?
 
@@ -182,22 +397,19 @@ class GenericNeuralNet(Objective):
 
     # How it is done.
 
+    def _make_scans(self) -> Scans:
+        return Scans(self)
+
+    def _make_points(self) -> Points:
+        return Points(self.train, self.dtype, self.label_dtype, self._check_labels)
+
     def _make_hessian(self) -> HessianOperator:
         return AutodiffHessian(self)
 
     def _default_curvature(self) -> HessianOperator:
         return self.hessian()
 
-    def _blocks(self, points):
-        """A few of these points at a time."""
-        if is_stream(points):
-            yield from points[0]
-            return
-        x, labels = points
-        for first in range(0, labels.shape[0], _SELF_INFLUENCE_BLOCK):
-            yield take_rows((x, labels), slice(first, first + _SELF_INFLUENCE_BLOCK))
-
-    def preconditioner(self):
+    def preconditioner(self) -> Any:
         """An operator that approximates H⁻¹ for conjugate gradients, or None."""
         return None
 
@@ -216,7 +428,17 @@ class GenericNeuralNet(Objective):
     def _removal(self, points, s_test) -> np.ndarray:
         """(1/n)(s_testᵀ∇L(z) + s_testᵀ∇regularization) for s_test [p] or [p, m]: [q] or [m, q]."""
         block = s_test.reshape(len(s_test), -1)
-        along = self._directional_derivatives(points, tf.constant(block, self.dtype)).numpy()
-        regularizer = block.T @ self._regularization_gradient()
-        influence = (along.T + regularizer[:, np.newaxis]) / len(self.train)
+        columns = tf.constant(block, self.dtype)
+        along = self.scans.directional_derivatives(points, columns).numpy().T
+        influence = (along + self._removed_regularizer(block)) / len(self.train)
         return influence.astype(self.dtype).reshape(s_test.shape[1:] + (-1,))
+
+    def _removed_regularizer(self, block):
+        """The regulariser's share of a removal along each column of ``block`` [p, m]: [m, 1]."""
+        return (block.T @ self.regularization_gradient())[:, np.newaxis]
+
+
+def check_reduction(reduction) -> None:
+    """Raise a ValueError unless ``reduction`` is None or "mean"."""
+    if reduction not in (None, "mean"):
+        raise ValueError(f'reduction must be None or "mean", not {reduction!r}.')

@@ -7,14 +7,20 @@ import warnings
 
 import numpy as np
 import scipy.sparse
+import tensorflow as tf
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from influence.data.dataset import Dataset
 from influence.fitting.newton import ConvergenceWarning, newton_direction
+from influence.linear.leverage import one_newton_step
+from influence.linear.model import LinearModel
+from influence.linear.penalty import RowPenalty
+from influence.linear.weighted import Weighted
 from influence.models.smooth_hinge import SmoothHingeLoss
+from influence.objective.generic_neural_net import check_reduction
 from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
-from influence.sklearn_models.weighted_model import WeightedLinearModel
+from influence.sklearn_models.points import SklearnPoints, transformed
 
 # How far a Newton step may lower the objective, relative to its value at θ = 0. There the scores
 # were 1–2% off; a gradient norm says much less, because it depends on the features' units.
@@ -87,7 +93,7 @@ def from_sklearn(
         raise ValueError(
             f"leverage=True is for generalised linear models: {type(last).__name__} has the hinge."
         )
-    x = _transformed(X, last, transform, "X")
+    x = transformed(X, last, transform, "X")
     x = scipy.sparse.csr_array(x) if scipy.sparse.issparse(x) else np.asarray(x)
     features = np.shape(last.coef_)[-1]
     if x.ndim != 2 or x.shape[1] != features:
@@ -104,7 +110,7 @@ def from_sklearn(
     return model
 
 
-class SklearnModel(WeightedLinearModel):
+class SklearnModel(LinearModel):
     """What ``from_sklearn`` returns: the surface of ``GenericNeuralNet`` around an estimator.
 
     Points and labels are given to every method as they are given to the estimator, or pipeline.
@@ -119,12 +125,19 @@ class SklearnModel(WeightedLinearModel):
         self.estimator, self.leverage = estimator, leverage
         self._terms, self._transform = terms, transform
         self._classes = getattr(estimator, "classes_", None)
+        self.example_weights = weights
         strength = terms.strength if terms.mean else terms.strength / len(train)
-        penalties = np.full(train.x.shape[1] + bool(terms.bias), strength)
+        self._strengths = np.full(train.x.shape[1] + bool(terms.bias), strength)
         if terms.bias and not terms.penalised_bias:
-            penalties[-1] = 0.0
+            self._strengths[-1] = 0.0
         super().__init__(
-            train, terms.loss, weights, penalties, terms.bias, keeps_sum=not terms.mean
+            train,
+            Weighted(terms.loss),
+            RowPenalty(self._strengths, terms.loss.outputs),
+            "float64",
+            None,
+            bias=terms.bias,
+            keeps_sum=not terms.mean,
         )
 
     def predict(self, x) -> np.ndarray:
@@ -134,10 +147,6 @@ class SklearnModel(WeightedLinearModel):
             return outputs[:, 0]
         binary = self.loss.outputs == 1
         return self._classes[(outputs[:, 0] > 0).astype(int) if binary else outputs.argmax(axis=1)]
-
-    def outputs(self, x):
-        """The logits, decision values or predictions of points ``x`` [m, ...]: [m, c]."""
-        return super().outputs(_transformed(x, self.estimator, self._transform, "x"))
 
     def fit(self):
         """Fit a clone of the estimator, with the same settings, to the model's own points."""
@@ -164,35 +173,43 @@ class SklearnModel(WeightedLinearModel):
         train = self.train.without(without)
         return self._with(train, np.delete(self.example_weights, without)).fit()
 
-    def influence_on_loss(
-        self,
-        x_test,
-        y_test,
-        *,
-        reduction=None,
-        loss="normal",
-        solver=None,
-        curvature=None,
-        train_indices=None,
-        strict=False,
-    ) -> np.ndarray:
-        """As ``GenericNeuralNet.influence_on_loss``, with the estimator's C kept: [m, n] or [n].
-
-        With ``leverage`` it is the change of the losses at ``parameters_without``.
-        """
-        how = {"solver": solver, "curvature": curvature, "strict": strict}
-        how["train_indices"] = train_indices
+    def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
         if not self.leverage:
-            return super().influence_on_loss(x_test, y_test, reduction=reduction, loss=loss, **how)
-        if reduction not in (None, "mean"):
-            raise ValueError(f'reduction must be None or "mean", not {reduction!r}.')
+            return super()._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
+        check_reduction(reduction)
         before = self.losses(x_test, y_test, loss)[:, np.newaxis]
-        thetas, parts = self.parameters_without(**how), []
+        thetas, parts = self.parameters_without(train_indices, **how), []
         for first in range(0, thetas.shape[1], _COLUMNS_AT_ONCE):
             columns = thetas[:, first : first + _COLUMNS_AT_ONCE]
             changes = self.losses_at(columns, x_test, y_test) - before
             parts.append(changes if reduction is None else changes.mean(axis=0))
         return np.concatenate(parts, axis=-1)
+
+    def parameters_without(self, train_indices=None, *, solver=None, curvature=None, strict=False):
+        """θ after one Newton step from θ̂ of the objective without point i, for each i: [p, n].
+
+        θ̂ + (nH − H_i)⁻¹∇ℓ_i, where the influence function has (nH)⁻¹∇ℓ_i: it neglects that the
+        Hessian loses a point, too. The penalty is kept beside the sum. For least squares the step
+        ends at the optimum. See ``one_newton_step``.
+
+        Args:
+            train_indices, solver, curvature, strict: as for ``influence_on_loss``; it solves for
+                the whole inverse of H, [p, p].
+
+        Raises:
+            SolverError: without one of the points there is no single optimum.
+        """
+        identity = np.eye(self.num_parameters)
+        inverse = self.inverse_hvp(identity, solver, strict, curvature).x / len(self.train)
+        x, labels = self.points.chosen(train_indices)
+        rows = self.scans.rows(x)
+        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+        rows = rows.astype(self.dtype, copy=False)
+        logits = tf.constant(rows @ self.weights.numpy())
+        slopes = self.loss.slopes(logits, labels).numpy()
+        curvatures = self.loss.curvature_matrix(self.loss.curvature(logits, labels)).numpy()
+        steps = one_newton_step(rows, slopes, curvatures, inverse)
+        return self.parameters[:, np.newaxis] + steps
 
     def influence_input_gradient(self, train_indices, x_test, y_test, **options) -> np.ndarray:
         """As ``GenericNeuralNet.influence_input_gradient``; not for pipelines."""
@@ -211,7 +228,7 @@ class SklearnModel(WeightedLinearModel):
             rows = np.concatenate([rows, intercept / self.bias])
         if self.loss.outputs > 1:
             # What all logits share is free in these rows: the regulariser is 0 at its absence.
-            free = self.penalties == 0
+            free = self._strengths == 0
             rows[free] -= rows[free].mean(axis=1, keepdims=True)
         self.parameters = rows.ravel()
 
@@ -225,10 +242,8 @@ class SklearnModel(WeightedLinearModel):
             raise ValueError("Each point has a weight of its own: use refit(without=...).")
         return self._with(train, self.example_weights)
 
-    def _points(self, x, labels, x_name, labels_name):
-        labels = encode_labels(labels, self._classes, self._terms.codes, labels_name)
-        x = _transformed(x, self.estimator, self._transform, x_name)
-        return super()._points(x, labels, x_name, labels_name)
+    def _make_points(self):
+        return SklearnPoints(self)
 
     def _check_labels(self, labels, name):
         pass  # They are encoded from the estimator's classes, or any finite numbers.
@@ -241,23 +256,10 @@ def _last_step(estimator):
     return estimator[-1], estimator[:-1].transform if len(estimator) > 1 else None
 
 
-def _transformed(x, estimator, transform, name):
-    """Points as the last step is given them, with the columns that it knows."""
-    if transform is not None:
-        return transform(x)
-    known, columns = getattr(estimator, "feature_names_in_", None), getattr(x, "columns", None)
-    if known is not None and columns is not None and list(known) != list(columns):
-        raise ValueError(
-            f"{name} must have the columns that {type(estimator).__name__} was fitted on, in their "
-            f"order: {list(known)}."
-        )
-    return x
-
-
 def _warn_if_unconverged(model):
     theta = model.parameters
-    _, gradient = model._value_and_gradient(theta)
-    at_zero, _ = model._value_and_gradient(np.zeros_like(theta))
+    _, gradient = model.value_and_gradient(theta)
+    at_zero, _ = model.value_and_gradient(np.zeros_like(theta))
     fall = -gradient @ newton_direction(model.hessian(), gradient, 1e-4) / 2
     # The smooth hinge is up to t log 2 above the hinge that was minimised.
     temperature = getattr(model._terms.loss, "temperature", 0.0)

@@ -72,7 +72,8 @@ def leave_one_out(
     x_test, y_test = check_points(x_test, y_test, model.train.x.shape[1:], "x_test", "y_test")
     theta = model.parameters.astype(np.float64)
     before = model.losses_at(theta[:, np.newaxis], x_test, y_test)
-    settings = type(model).__name__, model.loss, model.weight_decay, gradient_tolerance, block_size
+    settings = type(model).__name__, model.loss, model.penalty, model.keeps_sum
+    settings += gradient_tolerance, block_size
     data = model.train.x, model.train.labels, x_test, y_test
     key = fingerprint(repr(settings), theta, indices, *data)
     done = _read_checkpoint(checkpoint, key)

@@ -85,7 +85,7 @@ class Proximal:
     def __init__(self, model: GenericNeuralNet, damping: float, gauss_newton: np.ndarray):
         self._losses = _ShiftedLosses(model, _slopes(model))
         self._model, self._curvature = model, GaussNewton(model)
-        self._slope = model._regularization_gradient().astype(np.float64)
+        self._slope = model.regularization_gradient().astype(np.float64)
         self._start = model.parameters.astype(np.float64)
         self._damping = damping
         matrix = gauss_newton.astype(np.float64) + damping * np.eye(len(self._start))
@@ -126,10 +126,10 @@ class Proximal:
         takes its own along, the G + δ − J_iᵀΛ_iJ_i/n of Woodbury's identity; what that adds is its
         leverage. (The regulariser's 1/n, which goes too, is nothing beside δ.)
         """
-        points = self._model._train_points([index])
+        points = self._model.points.chosen([index])
         jacobians, curvatures = self._curvature.factors(points)
         jacobian, curvature = jacobians[0].astype(np.float64), curvatures[0] / self._losses.n
-        gradient = self._model._gradients("normal", *points)[0] + self._slope
+        gradient = self._model.scans.gradients("normal", points)[0] + self._slope
         right = np.column_stack([gradient / self._losses.n, jacobian.T])
         solved = scipy.linalg.cho_solve((self._root, True), right)
         step, through = solved[:, 0], solved[:, 1:]
@@ -172,17 +172,17 @@ class _ShiftedLosses:
 
     def point_loss(self, index: int) -> float:
         """The loss of one training point."""
-        points = self._model._train_points([index])
-        return float(self._model._call("_traced_losses", "normal", *points).numpy()[0])
+        points = self._model.points.chosen([index])
+        return float(self._model.scans.losses("normal", points).numpy()[0])
 
     def point_gradient(self, index: int) -> np.ndarray:
         """∇L of one training point, [p]."""
-        points = self._model._train_points([index])
-        return self._model._gradients("normal", *points)[0].astype(np.float64)
+        points = self._model.points.chosen([index])
+        return self._model.scans.gradients("normal", points)[0].astype(np.float64)
 
     def regularization(self) -> tuple[float, np.ndarray]:
         """The regulariser and its gradient [p]."""
-        gradient = self._model._regularization_gradient().astype(np.float64)
+        gradient = self._model.regularization_gradient().astype(np.float64)
         return float(self._model.regularization()), gradient
 
     def _scan(self, arrays):

@@ -5,7 +5,7 @@ import pytest
 
 from influence import GaussNewton
 from influence.curvature import gauss_newton
-from influence.objective.objective import Objective
+from influence.objective.generic_neural_net import GenericNeuralNet
 from tests.conftest import Problem
 from tests.models.test_all_cnn_c import images, tiny_cnn
 from tests.networks import TinyNetwork
@@ -126,7 +126,7 @@ def test_output_jacobians(solved):
     jacobians = model.output_jacobians(x).numpy()
     assert jacobians.shape == (5, 3, model.num_parameters)
     np.testing.assert_allclose(jacobians, central_difference(logits, model.parameters), atol=1e-8)
-    np.testing.assert_allclose(jacobians, Objective.output_jacobians(model, x), atol=1e-13)
+    np.testing.assert_allclose(jacobians, GenericNeuralNet.output_jacobians(model, x), atol=1e-13)
 
 
 def test_influence_is_the_dense_formula(solved):
@@ -139,7 +139,7 @@ def test_influence_is_the_dense_formula(solved):
     n = len(model.train)
     s_test = np.linalg.solve(truth + 0.1 * np.eye(len(truth)), model.test_gradient(x, labels))
     train = model.test_gradient(model.train.x, model.train.labels)
-    regularizer = model._regularization_gradient()
+    regularizer = model.regularization_gradient()
     expected = s_test.T @ (train + regularizer[:, np.newaxis]) / n
     curvature = model.gauss_newton() + 0.1
     scores = model.influence_on_loss(x, labels, curvature=curvature)

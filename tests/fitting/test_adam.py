@@ -33,7 +33,7 @@ def numpy_adam(adam, model, steps, state=None):
     for t, batch in zip(range(done + 1, steps + 1), batches):
         model.parameters = theta
         x, labels = model.train.x[batch], model.train.labels[batch]
-        g = model.test_gradient(x, labels, reduction="mean") + model._regularization_gradient()
+        g = model.test_gradient(x, labels, reduction="mean") + model.regularization_gradient()
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g**2
         factor = 0.01 if t > 60 else 0.1 if t > 30 else 1.0

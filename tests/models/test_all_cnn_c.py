@@ -155,7 +155,7 @@ def test_regularizer_is_of_the_weights_alone(cnn):
             for v in cnn.variables
         ]
     )
-    np.testing.assert_allclose(cnn._regularization_gradient(), expected, atol=1e-15)
+    np.testing.assert_allclose(cnn.regularization_gradient(), expected, atol=1e-15)
 
 
 def test_hessian_products_against_differences(cnn, true_hessian):
@@ -239,7 +239,7 @@ def test_influences_are_one_gradient_per_example(cnn, true_hessian):
     curvature = MatrixOperator(true_hessian, 20) + 2.0
     scores = cnn.influence_on_loss(x, labels, curvature=curvature)
     s_test = np.linalg.solve(curvature.dense(), cnn.test_gradient(x, labels))
-    regularizer = cnn._regularization_gradient()
+    regularizer = cnn.regularization_gradient()
     for i in range(20):
         [gradient] = cnn.test_gradient(cnn.train.x[i], cnn.train.labels[i]).T
         expected = s_test.T @ (gradient + regularizer) / 20
@@ -262,7 +262,7 @@ def test_one_trace_however_often(cnn):
     model.parameters = 2 * model.parameters
     model.gradient()
     model.influence_on_loss(x, labels, train_indices=[3, 1], curvature=cnn.hessian() + 5.0)
-    for function in model._compiled.values():
+    for function in model.scans._compiled.values():
         assert function.experimental_get_tracing_count() == 1
 
 

@@ -12,7 +12,7 @@ from sklearn.svm import LinearSVC
 from influence import Dataset, leave_one_out
 from influence.curvature.autodiff import AutodiffHessian
 from influence.models.smooth_hinge import SmoothHinge, SmoothHingeLoss
-from influence.objective.generic_neural_net import GenericNeuralNet
+from influence.objective.scans import Scans
 from tests.conftest import Problem
 from tests.oracles import central_difference
 
@@ -104,15 +104,16 @@ def test_closed_forms_are_the_generic_ones(problem, temperature, use_bias):
     model = model_of(problem, temperature, use_bias=use_bias)
     random = np.random.default_rng(1)
     model.parameters = 0.4 * random.standard_normal(model.num_parameters)
-    points = model._points(*test_points(problem), "x", "labels")
+    points = model.points.checked(*test_points(problem), "x", "labels")
     block = tf.constant(random.standard_normal((model.num_parameters, 2)))
     for name, arguments in (
-        ("gradient", ()),
-        ("_directional_derivatives", (points, block)),
-        ("_gradients", ("normal", *points)),
+        ("losses", ("normal", points)),
+        ("mean_gradient", ("normal", points)),
+        ("directional_derivatives", (points, block)),
+        ("gradients", ("normal", points)),
     ):
-        generic = getattr(GenericNeuralNet, name)(model, *arguments)
-        np.testing.assert_allclose(getattr(model, name)(*arguments), generic, atol=1e-12)
+        generic = getattr(Scans(model), name)(*arguments)
+        np.testing.assert_allclose(getattr(model.scans, name)(*arguments), generic, atol=1e-12)
     autodiff, block = AutodiffHessian(model), block.numpy()
     np.testing.assert_allclose(model.hessian() @ block, autodiff @ block, atol=1e-11)
     np.testing.assert_allclose(model.hessian().dense(), autodiff.dense(), atol=1e-11)
@@ -176,15 +177,16 @@ def test_sparse_points(problem, temperature):
     train = Dataset(scipy.sparse.csr_array(problem.x), signs(problem))
     model = SmoothHinge(train, 0.05, temperature, dtype="float64").fit()
     np.testing.assert_allclose(model.parameters, dense.parameters, atol=1e-9)
-    with pytest.raises(ValueError, match="use_bias takes dense points"):
-        SmoothHinge(train, 0.05, temperature, use_bias=True)
+    dense = model_of(problem, temperature, use_bias=True).fit()
+    model = SmoothHinge(train, 0.05, temperature, use_bias=True, dtype="float64").fit()
+    np.testing.assert_allclose(model.parameters, dense.parameters, atol=1e-9)
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("temperature", [0, 0.1])
 def test_self_influence_of_wide_data(temperature, use_bias):
     model = model_of(Problem(n=30, d=40), temperature, use_bias=use_bias).fit()
-    gradients = model._gradients("normal", *model.tensors)
+    gradients = model.scans.gradients("normal", model.tensors)
     truth = np.sum(gradients.T * np.linalg.solve(model.hessian().dense(), gradients.T), axis=0)
     np.testing.assert_allclose(model.self_influence(), truth, rtol=1e-8, atol=1e-12)
 

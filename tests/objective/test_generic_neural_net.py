@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from influence import ConjugateGradient, Dataset, Exact, Lissa, SolverError, SolverWarning
-from influence.objective.generic_neural_net import GenericNeuralNet
+from influence.objective.scans import Scans
 from tests.networks import TinyNetwork
 from tests.oracles import SoftmaxRegression, central_difference, of_parameters, removal
 
@@ -106,28 +106,22 @@ def test_input_gradient_against_finite_differences(problem, network):
         np.testing.assert_allclose(gradient[0], truth, atol=1e-9)
 
 
-def test_linear_overrides_are_the_generic_ones(problem):
+def test_linear_scans_are_the_generic_ones(problem):
     for model in (problem.softmax_model().fit(), problem.binary_model().fit()):
-        points, block = model.tensors, np.random.default_rng(0).standard_normal
-        block = block((model.num_parameters, 3))
-        np.testing.assert_allclose(
-            model._directional_derivatives(points, block),
-            GenericNeuralNet._directional_derivatives(model, points, block),
-            atol=1e-12,
-        )
-        np.testing.assert_allclose(
-            model._gradients("normal", *points),
-            GenericNeuralNet._gradients(model, "normal", *points),
-            atol=1e-12,
-        )
-        np.testing.assert_allclose(model.gradient(), GenericNeuralNet.gradient(model), atol=1e-12)
-        direction = tf.constant(block[:, :1])
+        points, generic = model.tensors, Scans(model)
+        block = np.random.default_rng(0).standard_normal((model.num_parameters, 3))
         for name, arguments in (
-            ("_mean_gradient", ("normal", *points)),
-            ("_input_gradients", (*points, direction)),
+            ("losses", ("normal", points)),
+            ("gradients", ("normal", points)),
+            ("mean_gradient", ("normal", points)),
+            ("directional_derivatives", (points, tf.constant(block))),
+            ("input_gradients", (points, tf.constant(block[:, :1]))),
         ):
-            generic = getattr(GenericNeuralNet, name)(model, *arguments)
-            np.testing.assert_allclose(getattr(model, name)(*arguments), generic, atol=1e-12)
+            expected = getattr(generic, name)(*arguments)
+            found = getattr(model.scans, name)(*arguments)
+            np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=name)
+        whole = generic.mean_gradient("normal", points) + model.regularization_gradient()
+        np.testing.assert_allclose(model.gradient(), whole, atol=1e-12)
 
 
 def test_solvers_agree(problem):
@@ -186,7 +180,7 @@ def test_nothing_retraces(problem, network):
         network.influence_on_loss(x, y, reduction="mean", train_indices=range(count))
         network.influence_input_gradient(range(count), x, y)
         network.losses(x, y)
-    traces = {key: f.experimental_get_tracing_count() for key, f in network._compiled.items()}
+    traces = {key: f.experimental_get_tracing_count() for key, f in network.scans._compiled.items()}
     assert set(traces.values()) == {1}
     assert len(traces) >= 5
 

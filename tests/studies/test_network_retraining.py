@@ -66,7 +66,7 @@ def proximal_objective(model, index, damping):
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     slopes = probabilities - np.eye(outputs.shape[1])[labels]
     losses, regularization = model.losses(x, labels), float(model.regularization())
-    slope = model._regularization_gradient()
+    slope = model.regularization_gradient()
 
     def value(theta):
         other.parameters = theta

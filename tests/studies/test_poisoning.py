@@ -122,7 +122,7 @@ def test_a_step_is_one_pass_and_nothing_is_traced_twice(fitted, unsure, monkeypa
     )
     functions = [
         f
-        for f in vars(model.top._functions("float64")).values()
+        for f in vars(model.top.scans.functions("float64")).values()
         if hasattr(f, "get_concrete_function")
     ]
     attack(model, [1, 5, 2, 8, 9, 11], *unsure, steps=1)

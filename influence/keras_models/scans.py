@@ -1,0 +1,79 @@
+"""The compiled scans that only Keras models need."""
+
+from __future__ import annotations
+
+import copy
+
+import tensorflow as tf
+
+from influence.data.batches import map_over_batches, number_of_rows, sum_over_batches
+from influence.data.vectors import flatten
+from influence.objective.scans import Scans
+
+
+class KerasScans(Scans):
+    """``Scans`` whose outputs come a batch at a time, and the frozen layers' and the objective's.
+
+    Args:
+        model: a ``KerasModel``.
+        network: its ``KerasNetwork``.
+        outputs_like: the ``tf.TensorSpec`` of a batch of outputs.
+    """
+
+    def __init__(self, model, network, outputs_like: tf.TensorSpec):
+        super().__init__(model)
+        self._network, self._outputs_like = network, outputs_like
+
+    def of(self, model) -> KerasScans:
+        """The same compiled functions, for a model that shares the network's variables."""
+        scans = copy.copy(self)
+        scans._model = model
+        return scans
+
+    def outputs(self, x):
+        return self._run("_traced_outputs", "normal", (x,))
+
+    def features(self, x) -> tf.Tensor:
+        """What the frozen body of the network makes of points: [m, f]."""
+        return self._run("_traced_features", "normal", (x,))
+
+    def value_and_gradient(self, points):
+        """R and ∇R, in float64."""
+        value, gradient = self._run("_traced_value_and_gradient", "normal", points)
+        return float(value), gradient.numpy()
+
+    def _traced_outputs(self, _, points):
+        model = self._model
+        return map_over_batches(
+            lambda x: model.logits(model.convert(x)),
+            points,
+            model.batch_size,
+            self._outputs_like,
+        )
+
+    def _traced_features(self, _, points):
+        model, body = self._model, self._network.body
+        like = tf.TensorSpec([None, *body.outputs[0].shape[1:]], model.dtype)
+        return map_over_batches(
+            lambda x: self._network.features(model.convert(x)), points, model.batch_size, like
+        )
+
+    def _traced_value_and_gradient(self, loss, points):
+        variables, size = self._model.variables, self._model.num_parameters
+
+        def derivative(function):
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(tf.cast(function(), tf.float64))
+            gradient = flatten(tape.gradient(value, variables, None, "zero"))
+            return value, tf.cast(gradient, tf.float64)
+
+        def of_batch(x, labels):
+            losses = derivative(lambda: self._batch_losses(loss, x, labels))
+            return *losses, number_of_rows(labels)
+
+        zero = tf.constant(0, tf.float64), tf.zeros(size, tf.float64), 0
+        batch_size = self._model.batch_size
+        value, gradient, number = sum_over_batches(of_batch, points, batch_size, zero)
+        penalty, slope = derivative(self._model.regularization)
+        number = tf.cast(number, tf.float64)
+        return value / number + penalty, gradient / number + slope

@@ -1,0 +1,114 @@
+"""The regularisers of linear models: quadratic in W, and zero between its rows."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+
+class Penalty(abc.ABC):
+    """½ vec(W)ᵀ B vec(W) with a B that does not join the rows of W [d, c]."""
+
+    @property
+    @abc.abstractmethod
+    def level(self) -> float:
+        """The mean of B's diagonal: what an approximate inverse takes for all of it."""
+
+    @abc.abstractmethod
+    def value(self, weights) -> tf.Tensor:
+        """Of W [d, c]: a scalar."""
+
+    @abc.abstractmethod
+    def product(self, block):
+        """B times the columns of ``block`` [..., p, k], which is also the gradient there."""
+
+    @abc.abstractmethod
+    def diagonal(self) -> np.ndarray | float:
+        """Of B, [p], or one number for all."""
+
+    @abc.abstractmethod
+    def add_to(self, matrix: np.ndarray) -> None:
+        """Add B to ``matrix`` [p, p], in place."""
+
+
+@dataclass(frozen=True)
+class Ridge(Penalty):
+    """(λ/2)‖W‖².
+
+    Args:
+        strength: λ.
+
+    Raises:
+        ValueError: λ is negative or not finite.
+    """
+
+    strength: float
+
+    def __post_init__(self):
+        if not 0 <= self.strength < np.inf:
+            raise ValueError(f"weight_decay must be at least 0, not {self.strength!r}.")
+
+    @property
+    def level(self):
+        return self.strength
+
+    def value(self, weights):
+        return self.strength / 2 * tf.reduce_sum(tf.square(weights))
+
+    def product(self, block):
+        return self.strength * block
+
+    def diagonal(self):
+        return self.strength
+
+    def add_to(self, matrix):
+        matrix[np.diag_indices(len(matrix))] += self.strength
+
+
+class RowPenalty(Penalty):
+    """½ Σ_j a_j ‖W_j‖², every row of W with a strength of its own.
+
+    Rows without penalty of a model with several logits have ½(Σ_k W_jk)²/c instead: softmax does
+    not see that direction, so it moves neither the optimum nor an influence, and without it the
+    Hessian would be singular.
+
+    Args:
+        strengths: a [d].
+        outputs: c.
+    """
+
+    def __init__(self, strengths: np.ndarray, outputs: int):
+        self._level = float(strengths.mean())
+        self._blocks = strengths[:, np.newaxis, np.newaxis] * np.eye(outputs)
+        if outputs > 1:
+            self._blocks[strengths == 0] += 1 / outputs
+
+    def __repr__(self) -> str:
+        # Every number, as it stands for what is computed with it.
+        return f"RowPenalty({self._blocks.tolist()})"
+
+    @property
+    def level(self):
+        return self._level
+
+    def value(self, weights):
+        blocks = tf.constant(self._blocks, weights.dtype)
+        return tf.einsum("ja,jab,jb->", weights, blocks, weights) / 2
+
+    def product(self, block):
+        block = tf.convert_to_tensor(block)
+        d, c, _ = self._blocks.shape
+        shape = tf.shape(block)
+        rows = tf.reshape(block, tf.concat([shape[:-2], [d, c], shape[-1:]], axis=0))
+        return tf.reshape(tf.constant(self._blocks, block.dtype) @ rows, shape)
+
+    def diagonal(self):
+        return np.diagonal(self._blocks, axis1=1, axis2=2).ravel()
+
+    def add_to(self, matrix):
+        d, c, _ = self._blocks.shape
+        rows = np.arange(d)
+        matrix.reshape(d, c, d, c)[rows, :, rows, :] += self._blocks

@@ -1,0 +1,89 @@
+"""Linear models in which every example has a weight of its own."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from influence.data.dataset import check_indices
+from influence.linear.functions import LinearLoss
+from influence.linear.points import LinearPoints
+
+
+@dataclass(frozen=True)
+class Weighted(LinearLoss):
+    """w ℓ(z, y) with labels [b, 2] that are (y, w), see ``pack``.
+
+    The curvature methods of ``loss`` must be linear in what ``curvature`` gives, as those of a
+    loss on one logit are.
+    """
+
+    loss: LinearLoss
+
+    labels_spec = tf.TensorSpec([None, 2], tf.float64)
+
+    @property
+    def outputs(self) -> int:
+        return self.loss.outputs
+
+    def losses(self, z, labels):
+        y, weights = self._unpack(z, labels)
+        return weights * self.loss.losses(z, y)
+
+    def slopes(self, z, labels):
+        y, weights = self._unpack(z, labels)
+        return weights[:, tf.newaxis] * self.loss.slopes(z, y)
+
+    def curvature(self, z, labels):
+        y, weights = self._unpack(z, labels)
+        return weights[:, tf.newaxis] * self.loss.curvature(z, y)
+
+    def curvature_product(self, curvature, u):
+        return self.loss.curvature_product(curvature, u)
+
+    def curvature_matrix(self, curvature):
+        return self.loss.curvature_matrix(curvature)
+
+    def _unpack(self, z, labels):
+        y, weights = labels[:, 0], tf.cast(labels[:, 1], z.dtype)
+        return tf.cast(y, self.loss.labels_spec.dtype), weights
+
+
+def pack(labels: np.ndarray, weights: np.ndarray) -> tf.Tensor:
+    """Labels [b] and the weights of their examples [b] as ``Weighted`` takes them, [b, 2]."""
+    return tf.constant(np.stack([labels, weights], axis=1), tf.float64)
+
+
+class WeightedPoints(LinearPoints):
+    """Points of a model with a ``Weighted`` loss: training points with their weights, others with
+    weight 1.
+
+    Args:
+        train, dtype, label_dtype, check_labels: as for ``Points``.
+        example_weights: [n].
+    """
+
+    def __init__(self, train, dtype, label_dtype, check_labels, example_weights: np.ndarray):
+        super().__init__(train, dtype, label_dtype, check_labels)
+        self.example_weights = example_weights
+
+    @functools.cached_property
+    def tensors(self):
+        return self._weighted(slice(None))
+
+    def chosen(self, indices=None):
+        if indices is None:
+            return self.tensors
+        return self._weighted(check_indices(indices, len(self.train), "train_indices"))
+
+    def label_tensor(self, labels):
+        return pack(labels, np.ones(len(labels)))
+
+    def _weighted(self, rows):
+        # Outside any function that is being traced.
+        with tf.init_scope():
+            labels = pack(self.train.labels[rows], self.example_weights[rows])
+            return self.input_tensor(self.train.x[rows]), labels

@@ -1,0 +1,89 @@
+"""How points come into a model: checked, and as the tensors that its scans take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from influence.data.batches import take_rows
+from influence.data.dataset import Dataset, check_indices, check_inputs, check_points
+
+# Points that ``blocks`` gives at a time.
+_BLOCK = 512
+
+
+class Points:
+    """The training points of a model as tensors, and other points made like them.
+
+    A model *has* its points: what is special to sparse, weighted or nested ones is said in a
+    subclass of this class, and the model does not change.
+
+    Args:
+        train: the training points.
+        dtype: the model's; test points come in it, training points stay in their own.
+        label_dtype: of the labels.
+        check_labels: (labels, name) -> None, raises a ValueError for labels that are none.
+    """
+
+    def __init__(self, train: Dataset, dtype, label_dtype, check_labels: Callable):
+        self.train, self.dtype = train, np.dtype(dtype)
+        self._label_dtype, self._check_labels = label_dtype, check_labels
+
+    @functools.cached_property
+    def tensors(self):
+        """The training points (x, labels) as tensors in the data's own dtype."""
+        # Outside any function that is being traced.
+        with tf.init_scope():
+            return self.input_tensor(self.train.x), self.label_tensor(self.train.labels)
+
+    def chosen(self, indices=None):
+        """The training points at ``indices``, or all of them (None)."""
+        if indices is None:
+            return self.tensors
+        indices = check_indices(indices, len(self.train), "train_indices")
+        x = self.input_tensor(self.train.x[indices])
+        return x, self.label_tensor(self.train.labels[indices])
+
+    def raw(self, indices):
+        """Those points as they came, where ``chosen`` gives something made of them."""
+        return self.chosen(indices)
+
+    def checked(self, x, labels, x_name: str, labels_name: str):
+        """Test points (x [m, ...], labels [m]) as tensors.
+
+        Raises:
+            ValueError: says which of the two is wrong, and how.
+        """
+        x, labels = check_points(x, labels, self.train.x.shape[1:], x_name, labels_name)
+        self._check_labels(labels, labels_name)
+        return self.input_tensor(x.astype(self.dtype)), self.label_tensor(labels)
+
+    def inputs(self, x, name: str):
+        """Test points ``x`` [m, ...] without labels, checked, as a tensor."""
+        return self.input_tensor(check_inputs(x, self.train.x.shape[1:], name))
+
+    def convert(self, x):
+        """A batch of points as the model sees them: its dtype, times the data set's scale."""
+        x = tf.cast(x, self.dtype)
+        return x if self.train.scale == 1 else x * tf.constant(self.train.scale, self.dtype)
+
+    def blocks(self, points) -> Iterator:
+        """A few of these points at a time."""
+        x, labels = points
+        for first in range(0, labels.shape[0], _BLOCK):
+            yield take_rows((x, labels), slice(first, first + _BLOCK))
+
+    def input_tensor(self, x):
+        """Points as the compiled functions take them, in the points' own dtype."""
+        if scipy.sparse.issparse(x):
+            raise ValueError("This model takes no sparse points: use x.toarray().")
+        # identity lets go of the second copy that the conversion makes
+        return tf.identity(x)
+
+    def label_tensor(self, labels) -> tf.Tensor:
+        """Labels as the compiled functions take them."""
+        return tf.constant(labels.astype(self._label_dtype))

@@ -1,0 +1,154 @@
+"""The compiled scans of a model's points: losses, gradients, derivatives along a vector."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from influence.data.batches import (
+    map_over_batches,
+    number_of_rows,
+    spec_of,
+    sum_over_batches,
+)
+from influence.data.vectors import flatten, split
+
+
+class Scans:
+    """What is computed point by point, traced once for each kind of points.
+
+    All of it follows from what a model says of itself, by automatic differentiation. Points are as
+    in ``data.batches``: (x, labels) tensors, or a stream of them. ``loss`` is "normal" or
+    "adversarial".
+
+    Args:
+        model: gives ``variables``, ``dtype``, ``batch_size``, ``convert``, ``logits``,
+            ``example_losses``, ``adversarial_losses``, ``sum_gradient`` and ``input_logits``.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        self._compiled = {}
+
+    def losses(self, loss: str, points) -> tf.Tensor:
+        """The loss of every point, [m]."""
+        return self._run("_traced_losses", loss, points)
+
+    def gradients(self, loss: str, points) -> np.ndarray:
+        """∇L of every point, [m, p]."""
+        return self._run("_traced_gradients", loss, points).numpy()
+
+    def mean_gradient(self, loss: str, points) -> np.ndarray:
+        """The mean of ∇L, [p]."""
+        return self._run("_traced_mean_gradient", loss, points).numpy()
+
+    def directional_derivatives(self, points, block: tf.Tensor) -> tf.Tensor:
+        """∇L(z_i)ᵀ of every column of ``block`` [p, k], forward-mode: [m, k]."""
+        return self._run("_traced_directional_derivatives", "normal", points, block)
+
+    def input_gradients(self, points, direction: tf.Tensor):
+        """∇_x of ∇L(z_i)ᵀ ``direction`` [p, 1], in converted units: [m, ...]."""
+        gradients = self._run("_traced_input_gradients", "normal", points, direction)
+        return tf.nest.map_structure(lambda gradient: gradient.numpy(), gradients)
+
+    def outputs(self, x) -> tf.Tensor:
+        """The logits of points ``x``."""
+        return self._model.logits(self._model.convert(x))
+
+    def compiled(self, name, function, points, blocks: int = 0):
+        """``function(points, *blocks)``, traced once for each ``name`` and kind of points.
+
+        A block is [p, k].
+        """
+        spec = spec_of(points)
+        key = (name, repr(spec))
+        if key not in self._compiled:
+            block = tf.TensorSpec([self._model.num_parameters, None], self._model.dtype)
+            signature = [spec, *[block] * blocks]
+            self._compiled[key] = tf.function(function, input_signature=signature)
+        return self._compiled[key]
+
+    def losses_of(self, loss: str):
+        """The function (logits, labels) -> [m] that ``loss`` names."""
+        model = self._model
+        functions = {"normal": model.example_losses, "adversarial": model.adversarial_losses}
+        if loss not in functions:
+            raise ValueError(f'loss must be "normal" or "adversarial", not {loss!r}.')
+        return functions[loss]
+
+    def _run(self, function: str, loss: str, points, *blocks):
+        traced = functools.partial(getattr(self, function), loss)
+        return self.compiled((function, loss), traced, points, len(blocks))(points, *blocks)
+
+    def _batch_losses(self, loss, x, labels):
+        model = self._model
+        return self.losses_of(loss)(model.logits(model.convert(x)), labels)
+
+    def _sum_gradient(self, loss, x, labels):
+        if loss == "normal":
+            return self._model.sum_gradient(x, labels)
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(self._batch_losses(loss, x, labels))
+        variables = self._model.variables
+        return flatten(tape.gradient(value, variables, unconnected_gradients="zero"))
+
+    def _traced_losses(self, loss, points):
+        return map_over_batches(
+            functools.partial(self._batch_losses, loss),
+            points,
+            self._model.batch_size,
+            tf.TensorSpec([None], self._model.dtype),
+        )
+
+    def _traced_mean_gradient(self, loss, points):
+        def of_batch(x, labels):
+            return self._sum_gradient(loss, x, labels), number_of_rows(labels)
+
+        model = self._model
+        zero = tf.zeros(model.num_parameters, model.dtype)
+        total, number = sum_over_batches(of_batch, points, model.batch_size, (zero, 0))
+        return total / tf.cast(number, model.dtype)
+
+    def _traced_gradients(self, loss, points):
+        def of_point(point):
+            alone = tf.nest.map_structure(lambda array: array[tf.newaxis], point)
+            return self._sum_gradient(loss, *alone)
+
+        return tf.map_fn(of_point, points, fn_output_signature=self._model.dtype)
+
+    def _along(self, loss, x, labels, vector):
+        """Directional derivatives of the losses along ``vector`` [p]: [b]."""
+        variables = self._model.variables
+        with tf.autodiff.ForwardAccumulator(variables, split(vector, variables)) as forward:
+            losses = self._batch_losses(loss, x, labels)
+        return forward.jvp(losses, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def _traced_directional_derivatives(self, loss, points, block):
+        def of_batch(x, labels):
+            columns = tf.map_fn(
+                lambda vector: self._along(loss, x, labels, vector), tf.transpose(block)
+            )
+            return tf.transpose(columns)
+
+        like = tf.TensorSpec([None, None], self._model.dtype)
+        return map_over_batches(of_batch, points, self._model.batch_size, like)
+
+    def _traced_input_gradients(self, _, points, block):
+        model = self._model
+
+        def of_batch(x, labels):
+            x = model.convert(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                tangents = split(block[:, 0], model.variables)
+                with tf.autodiff.ForwardAccumulator(model.variables, tangents) as forward:
+                    losses = model.example_losses(model.input_logits(x), labels)
+                along = forward.jvp(losses, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return tape.gradient(along, x, unconnected_gradients="zero")
+
+        like = tf.nest.map_structure(
+            lambda array: tf.TensorSpec([None, *array.shape[1:]], model.dtype), points[0]
+        )
+        return map_over_batches(of_batch, points, model.batch_size, like)

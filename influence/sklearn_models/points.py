@@ -1,0 +1,44 @@
+"""Points as a scikit-learn estimator, or a pipeline that ends in one, is given them."""
+
+from __future__ import annotations
+
+from influence.linear.weighted import WeightedPoints
+from influence.sklearn_models.estimators import encode_labels
+
+
+class SklearnPoints(WeightedPoints):
+    """Test points go through the pipeline's transformers, and labels are the estimator's.
+
+    Args:
+        model: a ``SklearnModel``.
+    """
+
+    def __init__(self, model):
+        super().__init__(
+            model.train, model.dtype, model.label_dtype, model._check_labels, model.example_weights
+        )
+        self._model = model
+
+    def checked(self, x, labels, x_name, labels_name):
+        model = self._model
+        labels = encode_labels(labels, model._classes, model._terms.codes, labels_name)
+        return super().checked(self._transformed(x, x_name), labels, x_name, labels_name)
+
+    def inputs(self, x, name):
+        return super().inputs(self._transformed(x, name), name)
+
+    def _transformed(self, x, name):
+        return transformed(x, self._model.estimator, self._model._transform, name)
+
+
+def transformed(x, estimator, transform, name):
+    """Points as the last step is given them, with the columns that it knows."""
+    if transform is not None:
+        return transform(x)
+    known, columns = getattr(estimator, "feature_names_in_", None), getattr(x, "columns", None)
+    if known is not None and columns is not None and list(known) != list(columns):
+        raise ValueError(
+            f"{name} must have the columns that {type(estimator).__name__} was fitted on, in their "
+            f"order: {list(known)}."
+        )
+    return x
