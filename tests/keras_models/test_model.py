@@ -294,7 +294,7 @@ def test_refits_share_what_is_compiled_and_keep_their_own_parameters():
     assert np.corrcoef(sampled, exact)[0, 1] > 0.98
     counts = {key: f.experimental_get_tracing_count() for key, f in model.scans._compiled.items()}
     assert max(counts.values()) == 1
-    assert model.scans._compiled is refits[1]._compiled
+    assert model.scans._compiled is refits[1].scans._compiled
 
 
 def test_training_the_keras_model_further_changes_nothing_here():
