@@ -39,14 +39,14 @@ def test_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     assert printed.count("(3, 1500)") >= 4
 
 
-def test_there_are_five_pages():
-    assert len(PAGES) == 5
+def test_there_are_six_pages():
+    assert len(PAGES) == 6
     for name, text in PAGES.items():
         assert f"docs/{name}" in README
         assert len(text.splitlines()) <= 150, name
 
 
-@pytest.mark.parametrize("name", sorted(PAGES.keys() - {"your-own-model.md"}))
+@pytest.mark.parametrize("name", sorted(PAGES.keys() - {"your-own-model.md", "architecture.md"}))
 def test_code_of_a_page_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(PAGES[name], name)
