@@ -105,6 +105,13 @@ class Objective(abc.ABC):
 
         return tf.map_fn(of_point, x, fn_output_signature=self.dtype)
 
+    def sum_gradient(self, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Σ ∇L(z_i, θ) of a batch of points, not yet converted: [p], traceable.
+
+        By automatic differentiation; a subclass may know a faster way.
+        """
+        return self._sum_gradient("normal", x, labels)
+
     def adversarial_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """log of the probability of a wrong answer, [m]; only for models with probabilities."""
         raise ValueError(f"{type(self).__name__} defines no adversarial loss.")
@@ -225,10 +232,14 @@ class Objective(abc.ABC):
         return tf.nest.map_structure(lambda gradient: gradient.numpy(), gradients)
 
     def _regularization_gradient(self) -> np.ndarray:
+        return self._regularization_slope().numpy()
+
+    def _regularization_slope(self) -> tf.Tensor:
+        """∇regularization(θ) [p], traceable."""
         with tf.GradientTape() as tape:
             value = tf.convert_to_tensor(self.regularization(), self.dtype)
         gradient = tape.gradient(value, self.variables, unconnected_gradients="zero")
-        return flatten(gradient).numpy()
+        return flatten(gradient)
 
     def _train_points(self, indices):
         if indices is None:
@@ -289,8 +300,11 @@ class Objective(abc.ABC):
         )
 
     def _traced_mean_gradient(self, loss, points):
+        automatic = functools.partial(self._sum_gradient, loss)
+        gradient = self.sum_gradient if loss == "normal" else automatic
+
         def of_batch(x, labels):
-            return self._sum_gradient(loss, x, labels), number_of_rows(labels)
+            return gradient(x, labels), number_of_rows(labels)
 
         zero = tf.zeros(self.num_parameters, self.dtype)
         total, number = sum_over_batches(of_batch, points, self.batch_size, (zero, 0))
