@@ -11,7 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from influence.data.files import DAMAGED, fingerprint, write_atomically
-from influence.data.vectors import flatten, split
+from influence.data.vectors import split
 from influence.objective.generic_neural_net import GenericNeuralNet
 
 # Steps of one compiled call, between two checkpoints.
@@ -135,11 +135,8 @@ class Adam:
         batch_size = min(self.batch_size, len(model.train))
 
         def gradient(rows):
-            with tf.GradientTape() as tape:
-                logits = model.logits(model.convert(tf.gather(x, rows)))
-                losses = model.example_losses(logits, tf.gather(labels, rows))
-                value = tf.reduce_mean(losses) + model.regularization()
-            return flatten(tape.gradient(value, model.variables, unconnected_gradients="zero"))
+            total = model.sum_gradient(tf.gather(x, rows), tf.gather(labels, rows))
+            return total / batch_size + model.regularization_slope()
 
         @tf.function(
             input_signature=[

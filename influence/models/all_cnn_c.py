@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from influence.data.dataset import Dataset, check_classes
 from influence.fitting.adam import Adam
+from influence.models.cnn_gradient import sum_gradient
 from influence.models.cnn_hessian import CNNHessian
 from influence.objective.generic_neural_net import GenericNeuralNet
 
@@ -116,6 +117,10 @@ class AllCNNC(GenericNeuralNet):
     def predict(self, x) -> np.ndarray:
         """The most likely class of each point, [m]."""
         return self.outputs(x).argmax(axis=1)
+
+    def sum_gradient(self, x, labels):
+        """As the generic one, but written out by hand."""
+        return sum_gradient(self, x, labels)
 
     def output_jacobians(self, x):
         """As the generic one, but with one backward pass of the whole batch an output."""

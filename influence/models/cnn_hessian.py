@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from influence.curvature.sequential import SequentialHessian
 from influence.data.vectors import flatten, split
+from influence.models.convolutions import in_inputs, in_kernel, reading_squares, writing_squares
 
 
 class CNNHessian(SequentialHessian):
@@ -59,15 +60,18 @@ class CNNHessian(SequentialHessian):
         """The variables, or what is shaped as they are, as the convolutions below take them: a
         linear function; and the strides that go with it.
 
-        A stride of 2 is dear, above all on the way back. Where one follows the first layer, that
-        layer writes each square of 2×2 pixels as one of four times the channels, by a kernel of
-        4×4 and stride 2, and the second layer is a kernel of 2×2 and stride 1 on these.
+        Where a stride of 2 follows the first layer, that layer writes squares of 2×2 pixels, and
+        the second reads them.
         """
         variables = [tf.convert_to_tensor(variable) for variable in variables]
         strides = [*self._model.strides, 1, None]
         if strides[:2] == [1, 2] and self._model.side % 2 == 0:
             weights, biases, next_weights, *rest = variables
-            squares = [_writing_squares(weights), tf.tile(biases, [4]), _reading(next_weights)]
+            squares = [
+                writing_squares(weights),
+                tf.tile(biases, [4]),
+                reading_squares(next_weights),
+            ]
             return [*squares, *rest], [2, 1, *strides[2:]]
         return variables, strides
 
@@ -80,20 +84,6 @@ class _Layer(NamedTuple):
     r_weights: tf.Tensor
     r_biases: tf.Tensor
     stride: int | None
-
-
-def _writing_squares(weights):
-    """[3, 3, i, o], at the four places that it has in [4, 4, i, (row, column, o)]."""
-    shifts = [([row, 1 - row], [column, 1 - column]) for row in (0, 1) for column in (0, 1)]
-    return tf.concat([tf.pad(weights, [*shift, [0, 0], [0, 0]]) for shift in shifts], axis=3)
-
-
-def _reading(weights):
-    """[3, 3, i, o], with zeros around it, as [2, 2, (row, column, i), o]."""
-    inputs, outputs = weights.shape[2:]
-    padded = tf.pad(weights, [[0, 1], [0, 1], [0, 0], [0, 0]])
-    squares = tf.reshape(padded, [2, 2, 2, 2, inputs, outputs])
-    return tf.reshape(tf.transpose(squares, [0, 2, 1, 3, 4, 5]), [2, 2, 4 * inputs, outputs])
 
 
 def _first_forward(layer, images):
@@ -142,39 +132,19 @@ def _from_the_top(layer, pair, labels):
 def _backward(layer, inputs, kernels, sums, pair, slopes):
     """The slopes in ``inputs`` from those in ``pair``, and the layer's products."""
     slopes = _tanh_slopes(sums, pair, slopes)
-    products = [_in_kernel(*each, slopes, layer.stride) for each in zip(inputs, kernels)]
+    products = [in_kernel(*each, slopes, layer.stride) for each in zip(inputs, kernels)]
     both = tf.concat(products, axis=2)
     into, out = layer.weights.shape[2:]
     # W is in K twice.
     product = both[:, :, :into, :out] + both[:, :, into:, out:]
-    below = [_in_inputs(*each, slopes, layer.stride) for each in zip(inputs, kernels)]
+    below = [in_inputs(*each, slopes, layer.stride) for each in zip(inputs, kernels)]
     return below, [product, _sums(slopes)[:out]]
 
 
 def _first_backward(layer, images, a, r_z, r_slope, slope):
     """The products of the first layer."""
     r_slope = _r_tanh_slope(a, r_z, r_slope, slope)
-    return [_in_kernel(images, layer.weights, r_slope, layer.stride), _sums(r_slope)]
-
-
-def _in_kernel(inputs, kernel, slopes, stride):
-    return tf.raw_ops.Conv2DBackpropFilter(
-        input=inputs,
-        filter_sizes=kernel.shape,
-        out_backprop=slopes,
-        strides=[1, stride, stride, 1],
-        padding="VALID",
-    )
-
-
-def _in_inputs(inputs, kernel, slopes, stride):
-    return tf.raw_ops.Conv2DBackpropInput(
-        input_sizes=tf.shape(inputs),
-        filter=kernel,
-        out_backprop=slopes,
-        strides=[1, stride, stride, 1],
-        padding="VALID",
-    )
+    return [in_kernel(images, layer.weights, r_slope, layer.stride), _sums(r_slope)]
 
 
 def _sums(slopes):

@@ -217,10 +217,13 @@ class GenericNeuralNet(abc.ABC):
 
     def regularization_gradient(self) -> np.ndarray:
         """∇regularization(θ) [p]."""
+        return self.regularization_slope().numpy()
+
+    def regularization_slope(self) -> tf.Tensor:
+        """The same, traceable."""
         with tf.GradientTape() as tape:
             value = tf.convert_to_tensor(self.regularization(), self.dtype)
-        gradient = tape.gradient(value, self.variables, unconnected_gradients="zero")
-        return flatten(gradient).numpy()
+        return flatten(tape.gradient(value, self.variables, unconnected_gradients="zero"))
 
     def test_gradient(
         self,
