@@ -98,7 +98,7 @@ def test_a_batch_is_the_sum_of_its_parts():
     np.testing.assert_allclose(whole, parts, rtol=0, atol=1e-12)
     # And the objective's gradient is its mean, in batches of 3, 3 and 1.
     batches = at_random((1, 2), 14, batch_size=3)
-    expected = whole.numpy() / 7 + model._regularization_gradient()
+    expected = whole.numpy() / 7 + model.regularization_gradient()
     np.testing.assert_allclose(batches.gradient(), expected, rtol=0, atol=1e-12)
 
 
