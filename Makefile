@@ -1,13 +1,17 @@
-# `make figures` reproduces the paper, `make test` checks the project. Both make .venv first.
+# `make figures` reproduces the paper, `make test` checks the project, and `make publish` takes a whole
+# run with real data over into figures/published/. All make .venv first.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: figures test lint format benchmark lock clean
+.PHONY: figures publish test lint format benchmark lock clean
 
 figures: $(READY)
 	$(RUN) -m scripts.reproduce $(ARGS)
+
+publish: $(READY)
+	$(RUN) -m scripts.publish $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)

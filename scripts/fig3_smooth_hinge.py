@@ -65,7 +65,7 @@ def compute(config: Fig3Config) -> Results:
     # One after the other: liblinear's random numbers are global to the process, so that threads
     # would mix them up, and starting processes takes longer than all the refits.
     before = hinge.losses(x_test, y_test)[0]
-    refits = (hinge.refit(index) for index in tqdm(chosen, desc="leave-one-out"))
+    refits = (hinge.refit(index) for index in tqdm(chosen, desc="leave-one-out", disable=None))
     actual = np.array([refit.losses(x_test, y_test)[0] for refit in refits]) - before
 
     results = Results(mnist.provenance)

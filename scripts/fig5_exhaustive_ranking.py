@@ -45,7 +45,7 @@ def compute(config: RankingConfig) -> Results:
     model, everybody = problem.model, np.arange(len(problem.data.train))
     chosen = choose(problem, config.tests)
     places = []
-    for test in tqdm(chosen, desc="test images"):
+    for test in tqdm(chosen, desc="test images", disable=None):
         point = problem.point(test)
         path = problem.path("ranking", test)
         unit = saved_arrays(path)

@@ -68,7 +68,9 @@ def compute(config: Fig5Config) -> Results:
     problem, found = prepare(config)
     config, data, truth = problem.config, problem.data, problem.data.test.labels
     correct, chosen = problem.correct(), choose(problem, config.tests)
-    units = [single_attack(problem, test) for test in tqdm(chosen, desc="test images")]
+    units = [
+        single_attack(problem, test) for test in tqdm(chosen, desc="test images", disable=None)
+    ]
     group = nearest_group(problem.features, truth, correct, config.multi_tests)
     multi = multi_attack(problem, group)
 

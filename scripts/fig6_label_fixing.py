@@ -19,6 +19,7 @@ from influence.data.files import fingerprint, saved_arrays, write_atomically
 from influence.studies.label_fixing import fix_and_refit, most_suspicious, suspicion
 from scripts.loaders.enron import load_enron
 from scripts.report.experiment import Config, Results, run
+from scripts.report.terminal import plain_warnings
 from scripts.steps.text import clean_documents, count_words
 
 NAME = "fig6_label_fixing"
@@ -95,7 +96,7 @@ def compute(config: Fig6Config) -> Results:
     work = Parallel(n_jobs=config.jobs, return_as="generator")(
         delayed(finished_repeat)(problem, *unit) for unit in units
     )
-    done = list(tqdm(work, total=len(units), desc="repeats"))
+    done = list(tqdm(work, total=len(units), desc="repeats", disable=None))
     for level in levels:
         mine = [unit for (flip, _), unit in zip(units, done) if flip == level]
         for name in mine[0]:
@@ -119,7 +120,7 @@ def finished_repeat(problem: Problem, level: int, repeat: int) -> dict[str, np.n
     if saved is not None:
         return saved
     # One thread each, so that the sums are in the same order for any number of processes.
-    with threadpool_limits(1):
+    with threadpool_limits(1), plain_warnings():
         unit = one_repeat(problem, level, repeat)
     write_atomically(path, lambda file: np.savez(file, **unit))
     return unit

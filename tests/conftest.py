@@ -7,14 +7,21 @@ import os
 import numpy as np
 import pytest
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Every worker has a core; more threads would wait for one another.
     for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
+import scripts  # noqa: F401  first: it keeps TensorFlow's notices from the terminal
 from influence import BinaryLogisticRegression, Dataset, LogisticRegression
 from scripts.loaders import registry
+
+
+def pytest_configure(config):
+    """What a solver or a fit complains of is an error. (In pyproject.toml these lines would import
+    TensorFlow before its notices are held back.)"""
+    for warning in ("solvers.solution.SolverWarning", "fitting.newton.ConvergenceWarning"):
+        config.addinivalue_line("filterwarnings", f"error::influence.{warning}")
 
 
 def pytest_collection_modifyitems(items):

@@ -40,7 +40,7 @@ class SequentialHessian(AutodiffHessian):
         inputs, labels = model.tensors
         inputs = tf.function(model.convert)(inputs)
         first = 0
-        with tqdm(total=size, desc="Hessian", disable=not self.progress) as bar:
+        with tqdm(total=size, desc="Hessian", disable=None if self.progress else True) as bar:
             for stage, (variables, function) in enumerate(model.stages):
                 here = sum(variable.shape.num_elements() for variable in variables)
                 columns = self._columns_from(stage, inputs, here)

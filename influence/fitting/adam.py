@@ -103,7 +103,9 @@ class Adam:
             state = saved
             model.parameters = state.parameters
         compiled = self._compile(model)
-        with tqdm(total=steps, initial=state.step, desc="Adam", disable=not progress) as bar:
+        with tqdm(
+            total=steps, initial=state.step, desc="Adam", disable=None if progress else True
+        ) as bar:
             while state.step < steps:
                 numbers = np.arange(state.step, min(state.step + _STEPS_AT_ONCE, steps))
                 first, second = compiled(

@@ -18,12 +18,22 @@ from influence.data.batches import map_over_batches, sum_over_batches
 class LinearLoss(abc.ABC):
     """A loss ℓ(z, y) on ``outputs`` logits, with its derivatives with respect to them.
 
-    Implementations are hashable values: the compiled functions are shared by all equal ones.
+    Implementations are hashable values: the compiled functions are shared by all equal ones, and by
+    those that ``split`` into the same loss and other numbers.
     """
 
     outputs: int
     # What the methods take as labels of b points.
     labels_spec = tf.TensorSpec([None], tf.int64)
+
+    def split(self) -> tuple[LinearLoss, tuple[float, ...]]:
+        """A loss to compile functions for, and the numbers with which its ``at`` is this one."""
+        return self, ()
+
+    def at(self, numbers) -> LinearLoss:
+        """This loss with other numbers, a scalar tensor each. ``curvature_product`` and
+        ``curvature_matrix`` must not depend on them."""
+        return self
 
     @abc.abstractmethod
     def losses(self, z, labels) -> tf.Tensor:
@@ -64,14 +74,38 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
 
     Shapes: x [n, d] in ``x_dtype``; W [d, c]; blocks [d·c, k], row-major as W is flattened.
     """
-    dtype, c = tf.as_dtype(dtype), loss.outputs
+    kind, numbers = loss.split()
+    asking, others = _scans(kind, len(numbers), x_dtype, dtype, scale, batch_size)
+    numbers = tf.constant(numbers, dtype, [len(numbers)])
+    bound = {name: functools.partial(scan, numbers) for name, scan in asking.items()}
+    return SimpleNamespace(**bound, **others)
+
+
+def with_numbers(kind: LinearLoss, function, numbers: tf.TensorSpec, signature):
+    """``function(loss, …)`` compiled as a function of the loss's numbers and the rest."""
+
+    @functools.wraps(function)
+    def of_numbers(numbers, *rest):
+        return function(kind.at(tf.unstack(numbers)), *rest)
+
+    return tf.function(of_numbers, input_signature=[numbers, *signature])
+
+
+@functools.lru_cache(maxsize=64)
+def _scans(kind, size, x_dtype, dtype, scale, batch_size) -> tuple[dict, dict]:
+    """The scans that ask the loss itself, which take its numbers [size] first; and the others."""
+    dtype, c = tf.as_dtype(dtype), kind.outputs
     x_spec = tf.TensorSpec([None, None], x_dtype)
-    labels_spec = loss.labels_spec
+    labels_spec = kind.labels_spec
+    numbers = tf.TensorSpec([size], dtype)
     matrix = tf.TensorSpec([None, None], dtype)
     state = tf.TensorSpec([None, c], dtype)
 
     def function(*signature):
         return functools.partial(tf.function, input_signature=signature)
+
+    def of_loss(*signature):
+        return lambda body: with_numbers(kind, body, numbers, signature)
 
     def convert(x):
         x = tf.cast(x, dtype)
@@ -94,8 +128,8 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
     def weighted_gram(x, weights):
         return tf.matmul(x, x * weights[:, tf.newaxis], transpose_a=True)
 
-    @function(x_spec, labels_spec, matrix)
-    def value_and_gradient(x, labels, w):
+    @of_loss(x_spec, labels_spec, matrix)
+    def value_and_gradient(loss, x, labels, w):
         """Σ ℓ and its gradient [d, c]."""
 
         def of_batch(x, labels):
@@ -107,8 +141,8 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         start = (tf.zeros([], dtype), tf.zeros_like(w))
         return sum_over_batches(of_batch, (x, labels), batch_size, start)
 
-    @function(x_spec, labels_spec, matrix)
-    def gradients_at(x, labels, thetas):
+    @of_loss(x_spec, labels_spec, matrix)
+    def gradients_at(loss, x, labels, thetas):
         """Σ ∇L at k different parameter vectors [d·c, k]: [d·c, k]."""
 
         def of_batch(x, labels):
@@ -120,8 +154,8 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
 
         return sum_over_batches(of_batch, (x, labels), batch_size, tf.zeros_like(thetas))
 
-    @function(x_spec, labels_spec, matrix)
-    def losses(x, labels, w):
+    @of_loss(x_spec, labels_spec, matrix)
+    def losses(loss, x, labels, w):
         """ℓ of every point, [n]."""
         return map_over_batches(
             lambda x, labels: loss.losses(convert(x) @ w, labels),
@@ -130,16 +164,16 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
             tf.TensorSpec([None], dtype),
         )
 
-    @function(x_spec, labels_spec, matrix)
-    def losses_at(x, labels, thetas):
+    @of_loss(x_spec, labels_spec, matrix)
+    def losses_at(loss, x, labels, thetas):
         """ℓ of every point at k different parameter vectors: [b, k]."""
         z = tf.transpose(outputs_along(convert(x), thetas), [2, 0, 1])
         k = tf.shape(z)[0]
         losses = loss.losses(tf.reshape(z, [-1, c]), repeated(labels, k))
         return tf.transpose(tf.reshape(losses, [k, -1]))
 
-    @function(x_spec, labels_spec, matrix)
-    def curvature(x, labels, w):
+    @of_loss(x_spec, labels_spec, matrix)
+    def curvature(loss, x, labels, w):
         """The state that the curvature methods of the loss need, [n, c]."""
         return map_over_batches(
             lambda x, labels: loss.curvature(convert(x) @ w, labels),
@@ -154,7 +188,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
 
         def of_batch(x, curvature):
             x = convert(x)
-            return back(x, loss.curvature_product(curvature, outputs_along(x, block)))
+            return back(x, kind.curvature_product(curvature, outputs_along(x, block)))
 
         return sum_over_batches(of_batch, (x, curvature), batch_size, tf.zeros_like(block))
 
@@ -164,7 +198,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         x, state = convert(tf.gather(x, rows)), tf.gather(curvature, rows)
         d = tf.shape(x)[2]
         u = tf.reshape(x @ tf.reshape(block, [r, d, c * k]), [r * b, c, k])
-        s = loss.curvature_product(tf.reshape(state, [r * b, c]), u)
+        s = kind.curvature_product(tf.reshape(state, [r * b, c]), u)
         result = tf.matmul(x, tf.reshape(s, [r, b, c * k]), transpose_a=True)
         return tf.reshape(result, [r, d * c, k]) / tf.cast(b, dtype)
 
@@ -173,7 +207,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         """Σ x²ℓ'', [d, c]."""
 
         def of_batch(x, curvature):
-            second = tf.linalg.diag_part(loss.curvature_matrix(curvature))
+            second = tf.linalg.diag_part(kind.curvature_matrix(curvature))
             return tf.matmul(tf.square(convert(x)), second, transpose_a=True)
 
         start = tf.zeros([tf.shape(x)[1], c], dtype)
@@ -184,7 +218,7 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         """Σ ℓ''_ab xxᵀ, [d, d]."""
 
         def of_batch(x, curvature):
-            return weighted_gram(convert(x), loss.curvature_matrix(curvature)[:, a, b])
+            return weighted_gram(convert(x), kind.curvature_matrix(curvature)[:, a, b])
 
         start = tf.zeros([tf.shape(x)[1], tf.shape(x)[1]], dtype)
         return sum_over_batches(of_batch, (x, curvature), batch_size, start)
@@ -203,8 +237,8 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
         classes = tf.range(c)
         return tf.map_fn(of_class, classes, parallel_iterations=2, fn_output_signature=tf.float32)
 
-    @function(x_spec, labels_spec, matrix, matrix)
-    def directional_derivatives(x, labels, w, block):
+    @of_loss(x_spec, labels_spec, matrix, matrix)
+    def directional_derivatives(loss, x, labels, w, block):
         """∇L(z_i)ᵀ block, [n, k]."""
 
         def of_batch(x, labels):
@@ -216,16 +250,16 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
             of_batch, (x, labels), batch_size, tf.TensorSpec([None, None], dtype)
         )
 
-    @function(x_spec, labels_spec, matrix)
-    def gradients(x, labels, w):
+    @of_loss(x_spec, labels_spec, matrix)
+    def gradients(loss, x, labels, w):
         """∇L of every point, [n, d·c]."""
         x = convert(x)
         slopes = loss.slopes(x @ w, labels)
         gradient = x[:, :, tf.newaxis] * slopes[:, tf.newaxis, :]
         return tf.reshape(gradient, [-1, tf.shape(x)[1] * c])
 
-    @function(x_spec, labels_spec, matrix, matrix)
-    def input_gradients(x, labels, w, direction):
+    @of_loss(x_spec, labels_spec, matrix, matrix)
+    def input_gradients(loss, x, labels, w, direction):
         """∇_x of ∇L(z_i)ᵀ direction for one direction [d·c, 1]: [n, d]."""
         along = tf.reshape(direction, tf.shape(w))
 
@@ -241,18 +275,21 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
             of_batch, (x, labels), batch_size, tf.TensorSpec([None, None], dtype)
         )
 
-    return SimpleNamespace(
-        value_and_gradient=value_and_gradient,
-        gradients_at=gradients_at,
-        losses=losses,
-        losses_at=losses_at,
-        curvature=curvature,
-        product=product,
-        product_on=product_on,
-        diagonal=diagonal,
-        dense_block=dense_block,
-        class_inverses=class_inverses,
-        directional_derivatives=directional_derivatives,
-        gradients=gradients,
-        input_gradients=input_gradients,
-    )
+    asking = {
+        "value_and_gradient": value_and_gradient,
+        "gradients_at": gradients_at,
+        "losses": losses,
+        "losses_at": losses_at,
+        "curvature": curvature,
+        "directional_derivatives": directional_derivatives,
+        "gradients": gradients,
+        "input_gradients": input_gradients,
+    }
+    others = {
+        "product": product,
+        "product_on": product_on,
+        "diagonal": diagonal,
+        "dense_block": dense_block,
+        "class_inverses": class_inverses,
+    }
+    return asking, others

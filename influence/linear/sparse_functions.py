@@ -10,18 +10,23 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from influence.linear.functions import LinearLoss
+from influence.linear.functions import LinearLoss, with_numbers
+
+
+def _losses_and_slopes(loss: LinearLoss, dtype: str):
+    """(z [n, c], labels) -> (ℓ [n], ∂ℓ/∂z [n, c]), compiled once for all losses of a kind."""
+    kind, numbers = loss.split()
+    function = _of_kind(kind, len(numbers), dtype)
+    return functools.partial(function, tf.constant(numbers, dtype, [len(numbers)]))
 
 
 @functools.lru_cache(maxsize=64)
-def _losses_and_slopes(loss: LinearLoss, dtype: str):
-    """(z [n, c], labels) -> (ℓ [n], ∂ℓ/∂z [n, c]), compiled once for all equal losses."""
-
-    def function(z, labels):
+def _of_kind(kind: LinearLoss, size: int, dtype: str):
+    def function(loss, z, labels):
         return loss.losses(z, labels), loss.slopes(z, labels)
 
-    signature = [tf.TensorSpec([None, loss.outputs], dtype), loss.labels_spec]
-    return tf.function(function, input_signature=signature)
+    signature = [tf.TensorSpec([None, kind.outputs], dtype), kind.labels_spec]
+    return with_numbers(kind, function, tf.TensorSpec([size], dtype), signature)
 
 
 class SparseFunctions:

@@ -235,7 +235,7 @@ class BinaryInceptionModel:
         return pixels / 127.5 - 1 if images.dtype == np.uint8 else pixels
 
     def _computed(self, images, progress) -> np.ndarray:
-        batches = tqdm(self._batches(images), desc="features", disable=not progress)
+        batches = tqdm(self._batches(images), desc="features", disable=None if progress else True)
         return np.concatenate([self._forward(self._pixels(images[b])).numpy() for b in batches])
 
     def _traced_features(self, pixels):

@@ -30,23 +30,34 @@ _COOLING = (0.1, 0.01, 1e-3, 1e-4, 1e-5)
 class SmoothHingeLoss(OneLogitLoss):
     """t log(1 + exp((1 − s)/t)) of the margin s = y z, labels y = ±1; at t = 0 max(0, 1 − s)."""
 
-    temperature: float
+    temperature: float | tf.Tensor
+
+    def split(self):
+        return (self, ()) if self._is_hinge else (SmoothHingeLoss(1.0), (self.temperature,))
+
+    def at(self, numbers):
+        return SmoothHingeLoss(*numbers) if numbers else self
+
+    @property
+    def _is_hinge(self):
+        # A tensor is the temperature of a smooth one.
+        return not tf.is_tensor(self.temperature) and self.temperature == 0
 
     def losses(self, z, labels):
         gap = 1 - _signs(z, labels) * z
-        if self.temperature == 0:
+        if self._is_hinge:
             return tf.nn.relu(gap)[:, 0]
         return (self.temperature * tf.nn.softplus(gap / self.temperature))[:, 0]
 
     def slopes(self, z, labels):
         y = _signs(z, labels)
         gap = 1 - y * z
-        if self.temperature == 0:
+        if self._is_hinge:
             return -y * tf.cast(gap > 0, z.dtype)
         return -y * tf.sigmoid(gap / self.temperature)
 
     def curvature(self, z, labels):
-        if self.temperature == 0:
+        if self._is_hinge:
             return tf.zeros_like(z)
         u = (1 - _signs(z, labels) * z) / self.temperature
         return tf.sigmoid(u) * tf.sigmoid(-u) / self.temperature

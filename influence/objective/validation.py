@@ -83,7 +83,7 @@ def validate(
         )
     before = _mean_loss(model, x_test, y_test)
     actual, norms = np.empty(points), np.empty(points)
-    for i, index in enumerate(tqdm(indices, desc="validate", disable=not progress)):
+    for i, index in enumerate(tqdm(indices, desc="validate", disable=None if progress else True)):
         refitted = model.refit(int(index))
         actual[i] = _mean_loss(refitted, x_test, y_test) - before
         norms[i] = np.linalg.norm(refitted.gradient())

@@ -78,7 +78,7 @@ def leave_one_out(
     key = fingerprint(repr(settings), theta, indices, *data)
     done = _read_checkpoint(checkpoint, key)
     factor = None
-    with tqdm(total=len(indices), desc="leave-one-out", disable=not progress) as bar:
+    with tqdm(total=len(indices), desc="leave-one-out", disable=None if progress else True) as bar:
         for first in range(0, len(indices), block_size):
             chosen = indices[first : first + block_size]
             if first // block_size >= len(done):

@@ -110,7 +110,9 @@ def attack(
         images = np.clip((originals / 127.5 - 1).astype(low.dtype), low, high)
         state = _State(images, images, top.parameters, np.empty(0), np.empty(0, int), 0)
     seconds = defaultdict(float)
-    bar = tqdm(total=steps, initial=len(state.losses), desc="steps", disable=not progress)
+    bar = tqdm(
+        total=steps, initial=len(state.losses), desc="steps", disable=None if progress else True
+    )
     with bar:
         while True:
             step = len(state.losses)
@@ -193,7 +195,9 @@ def rank(
     indices = check_indices(indices, len(model.train))
     gradients = model.top.influence_input_gradient(indices, test_features, y_test)
     norms = np.empty(len(indices))
-    for first in tqdm(range(0, len(indices), model.batch_size), desc="rank", disable=not progress):
+    for first in tqdm(
+        range(0, len(indices), model.batch_size), desc="rank", disable=None if progress else True
+    ):
         batch = slice(first, first + model.batch_size)
         pixels = model.pixel_gradient(model.train.x[indices[batch]], gradients[batch])
         norms[batch] = np.abs(pixels).sum(axis=(1, 2, 3), dtype=np.float64)

@@ -73,6 +73,14 @@ class Number:
     criterion: Criterion | None = None
 
 
+def agrees(number: Number, paper, ours, numbers: dict, data: str) -> bool | None:
+    """Whether ours meets the criterion; None where there is nothing to compare: no number of the
+    paper or of ours, no criterion, or stand-in data."""
+    if number.criterion is None or paper is None or ours is None or data == "stand-in":
+        return None
+    return number.criterion.met(paper, ours, numbers)
+
+
 @dataclass(frozen=True)
 class Claim:
     """What an experiment is to show.

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
@@ -25,6 +26,9 @@ from matplotlib.figure import Figure
 from influence.data.files import write_atomically
 from scripts.loaders.archive import DataError
 from scripts.loaders.registry import Provenance
+from scripts.report.commit import version
+from scripts.report.comparison import comparison
+from scripts.report.terminal import held_back, plain_warnings
 
 SCALES = ("laptop", "paper", "quick")
 _VERSIONS = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "pandas")
@@ -79,26 +83,31 @@ def run(
     """
     options, config, command = _parse(name, config_class, arguments)
     output, figures = Path(config.output_dir), Path(options.figures_dir)
+    # Before anything is computed: whoever goes on working changes the files of a long run.
+    code = vars(version())
     if options.plot_only:
         results = read(output, name)
     else:
+        with held_back():
+            tf.config.list_logical_devices()  # their driver has something to say, too
         tf.config.experimental.enable_op_determinism()
         tf.keras.utils.set_random_seed(0)
         start = time.perf_counter()
         try:
-            results = compute(config)
+            with plain_warnings():
+                results = compute(config)
         except DataError as error:
             sys.exit(f"{name}: {error}")
-        _save(results, output, name, config, command, time.perf_counter() - start)
+        _save(results, output, name, config, command, code, time.perf_counter() - start)
     use_style()
     drawn = {}
     for file_name, figure in plot(results).items():
         path = figures / f"{file_name}.png"
         save_figure(figure, path, results.provenance)
         drawn[file_name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    _record_figures(output / f"{name}.json", drawn)
-    for metric, numbers in results.metrics.items():
-        print(f"  {metric}: ours {show(numbers['ours'])}, paper {show(numbers['paper'])}")
+    _record_figures(output / f"{name}.json", drawn, code)
+    record = {"metrics": results.metrics, "data": results.provenance.data}
+    print(f"\n{comparison(name, record)}\n\nEverything else: {output / f'{name}.json'}")
     return results
 
 
@@ -151,22 +160,6 @@ def write_figure(figure: Figure, path: Path) -> None:
     print(f"Wrote {path}")
 
 
-def show(value) -> str:
-    """A number, or the first of a list of them, for a table."""
-    if value is None:
-        return "—"
-    if isinstance(value, list):
-        return "[" + ", ".join(shown_items(value)) + "]"
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return str(value)
-
-
-def shown_items(values: list) -> list[str]:
-    """The first of a list of numbers, each as ``show`` does, and a sign that there are more."""
-    return [show(item) for item in values[:8]] + ["…"] * (len(values) > 8)
-
-
 def _parse(name, config_class, arguments):
     parser = argparse.ArgumentParser(
         prog=f"python -m scripts.{name}",
@@ -213,7 +206,7 @@ def _command(parser, options):
     return shlex.join(words)
 
 
-def _save(results, output, name, config, command, seconds):
+def _save(results, output, name, config, command, code, seconds):
     settings = {
         item.name: getattr(config, item.name)
         for item in dataclasses.fields(config)
@@ -229,17 +222,20 @@ def _save(results, output, name, config, command, seconds):
         "config": settings,
         "metrics": results.metrics,
         "seconds": round(seconds, 2),
+        "cores": os.cpu_count(),
+        **code,
         "versions": {"python": platform.python_version(), **versions},
         "figures": {},
+        "drawn_by": code,
     }
     write_atomically(output / f"{name}.npz", lambda file: np.savez(file, **results.arrays))
     _write_json(output / f"{name}.json", record)
 
 
-def _record_figures(path, drawn):
-    """Which figures these numbers drew, by SHA-256: whoever shows one can tell it from another
-    run's."""
-    _write_json(path, json.loads(path.read_text()) | {"figures": drawn})
+def _record_figures(path, drawn, code):
+    """Which figures these numbers drew, by SHA-256, and which code drew them: whoever shows one
+    can tell it from another run's."""
+    _write_json(path, json.loads(path.read_text()) | {"figures": drawn, "drawn_by": code})
 
 
 def _write_json(path, record):

@@ -1,7 +1,7 @@
 """The gallery: one page with every figure, the paper's claim, and its numbers beside ours.
 
 The page needs no other file, no script and no network, and shows nothing that is not in the
-JSON of the experiments or in ``scripts/claims.py``.
+JSON of the experiments or in ``scripts/report/claims.py``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scripts.report.claims import CLAIMS, Claim, Number
-from scripts.report.experiment import show, shown_items
+from scripts.report.claims import CLAIMS, Claim, agrees
+from scripts.report.commit import in_words
+from scripts.report.comparison import show, shown_items
 
-STAND_IN = "stand-in"
 SCALES = {
     "laptop": "laptop: the paper's settings, its longest steps replaced or sampled",
     "paper": "paper: exactly as published",
@@ -51,14 +51,6 @@ def gallery(
     )
 
 
-def agrees(number: Number, paper, ours, numbers: dict, data: str) -> bool | None:
-    """Whether ours meets the criterion; None where there is nothing to compare: no number of the
-    paper or of ours, no criterion, or stand-in data."""
-    if number.criterion is None or paper is None or ours is None or data == STAND_IN:
-        return None
-    return number.criterion.met(paper, ours, numbers)
-
-
 def _experiment(claim: Claim, record: dict, figures: Path) -> dict:
     """What the template shows of an experiment."""
     metrics = record["metrics"]
@@ -73,6 +65,7 @@ def _experiment(claim: Claim, record: dict, figures: Path) -> dict:
     return {
         "claim": claim.text,
         "record": record,
+        "commit": in_words(record),
         "scale": SCALES[record["scale"]],
         "rows": rows,
         "others": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from influence import Adam, AllCNNC, ConjugateGradient, Dataset, GradientFlow, P
 from influence.curvature.operator import MatrixOperator
 from influence.data.files import fingerprint, kept
 from influence.fitting.adam import AdamState, continue_without
+from influence.solvers.solution import SolverWarning
 from scripts.loaders.mnist import Mnist
 from scripts.report.experiment import Results
 
@@ -52,9 +54,17 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     predicted = {}
     for name, operator in (("hessian", hessian), ("gauss_newton", gauss_newton)):
         for suffix, damping in (("", config.cnn_damping), ("_chosen", chosen)):
-            predicted[name + suffix] = model.influence_on_loss(
-                *test, solver=ConjugateGradient(), curvature=operator + damping
-            )[0]
+            with warnings.catch_warnings():
+                if operator is hessian and smallest + damping <= 0:
+                    warnings.simplefilter("ignore", SolverWarning)  # said below
+                predicted[name + suffix] = model.influence_on_loss(
+                    *test, solver=ConjugateGradient(), curvature=operator + damping
+                )[0]
+    if panel != "hessian":
+        print(
+            f"The network's Hessian + {config.cnn_damping:g} is not positive definite (smallest "
+            f"eigenvalue {smallest + config.cnn_damping:.2g}): the panel is Gauss-Newton's."
+        )
     order = np.argsort(-np.abs(predicted["gauss_newton"]), kind="stable")
     indices = order[:points]
     retrained = retrain(config, model, state, gauss_newton.dense(), indices, test, folder)
@@ -166,7 +176,7 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
     key = _key(repr(settings), state.parameters, model.train.x, *test)
     rows = [
         kept(folder / f"without_{key}_{index}.npz", lambda index=index: unit(index))
-        for index in tqdm(indices, desc="retraining")
+        for index in tqdm(indices, desc="retraining", disable=None)
     ]
     names = "actual", "proximal", "one_step", "proximal_gradient_norms"
     return dict(zip(names, np.transpose(rows))) | {"drift": np.array(change(flow.without(None)))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +39,18 @@ def fit_inception(config: Config) -> DogsAndFish:
     data = load_dogfish(config.data, side, min(side, STAND_IN_SIDE))
     stand_in = data.provenance.data == "stand-in"
     weights = load_inception("stand-in" if stand_in else config.data)
-    model = BinaryInceptionModel(
-        data.train,
-        data.train.x.shape[1],
-        config.weight_decay,
-        weights.path,
-        cache_folder=cache_folder(config),
-        progress=True,
-    ).fit()
+    with warnings.catch_warnings():
+        # load_inception has said it.
+        warnings.filterwarnings("ignore", "Inception v3 has RANDOM WEIGHTS")
+        model = BinaryInceptionModel(
+            data.train,
+            data.train.x.shape[1],
+            config.weight_decay,
+            weights.path,
+            cache_folder=cache_folder(config),
+            progress=True,
+        )
+    model.fit()
     return DogsAndFish(data, weights, model, model.features(data.test.x, progress=True))
 
 

@@ -46,7 +46,7 @@ def clean_documents(documents, cache_folder=None, progress: bool = False) -> lis
             language.pipe(documents),
             total=len(documents),
             desc="lemmas",
-            disable=not progress,
+            disable=None if progress else True,
         )
     ]
     if path is not None:

@@ -3,9 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
-import warnings
+import time
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -24,8 +28,10 @@ from scripts import (
 )
 from scripts.loaders.registry import Provenance
 from scripts.report.claims import CLAIMS
-from scripts.report.experiment import Config, Results, run, save_figure, show
+from scripts.report.comparison import comparison, show
+from scripts.report.experiment import Config, Results, run, save_figure
 from scripts.steps import cnn_leave_one_out
+from tests.checkout import checkout, git
 
 mpl.use("Agg")
 PNG = b"\x89PNG"
@@ -89,20 +95,87 @@ METRICS = {
 }
 
 
+REPRODUCE = [sys.executable, "-m", "scripts.reproduce"]
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+# Whatever a run prints begins like one of these, or is a line of a table.
+PRINTED = (
+    "===",
+    "***",
+    "Wrote ",
+    "Everything else: ",
+    "All in ",
+    "Every number: ",
+    "The figures, ",
+)
+
+
 @pytest.fixture(scope="module")
 def reproduction(tmp_path_factory):
     """`python -m scripts.reproduce` as a newcomer without data runs it, at the smallest scale."""
-    folder = tmp_path_factory.mktemp("reproduction")
-    command = [sys.executable, "-m", "scripts.reproduce", "--data", "stand-in", "--scale", "quick"]
-    command += ["--output-dir", str(folder / "output"), "--figures-dir", str(folder / "figures")]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    return folder, finished
+    folder = checkout(tmp_path_factory.mktemp("reproduction") / "project")
+    command = [*REPRODUCE, "--data", "stand-in", "--scale", "quick"]
+    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_reproduce_succeeds_and_says_stand_in(reproduction):
     _, finished = reproduction
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.count("*** STAND-IN DATA") == len(reproduce.EXPERIMENTS)
+
+
+def test_a_run_prints_what_the_project_says_and_nothing_else(reproduction):
+    _, finished = reproduction
+    assert finished.stderr == ""
+    lines = finished.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    printed = [line for line in lines if line.startswith(PRINTED) or not line]
+    tables = [table for name in METRICS for table in 2 * [comparison_of(reproduction[0], name)]]
+    said = sorted([*printed, *(line for table in tables for line in table.splitlines())])
+    assert said == sorted(lines)
+
+
+def comparison_of(folder, name):
+    """The table of an experiment's JSON."""
+    return comparison(name, json.loads((folder / "output" / f"{name}.json").read_text()))
+
+
+@needs_git
+def test_a_run_leaves_the_checkout_clean_and_the_docs_true(reproduction):
+    folder, _ = reproduction
+    assert git(folder, "status", "--porcelain") == ""
+    tests = [sys.executable, "-m", "pytest", "-q", "tests/test_docs.py"]
+    tests += ["-p", "no:cacheprovider", "-k", "published or files"]
+    finished = subprocess.run(tests, cwd=folder, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout
+    assert " passed" in finished.stdout
+
+
+@needs_git
+def test_a_run_killed_half_way_leaves_the_checkout_clean(tmp_path):
+    folder = checkout(tmp_path)
+    command = [*REPRODUCE, "--data", "stand-in", "--scale", "quick"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = subprocess.Popen(command, cwd=folder, start_new_session=True, **quiet)
+    try:
+        while not list(folder.glob("figures/*.png")):
+            assert run.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert git(folder, "status", "--porcelain") == ""
+    assert not (folder / "figures" / "results.md").exists()
+
+
+@needs_git
+def test_a_run_says_which_code_it_is_of(reproduction):
+    folder, _ = reproduction
+    for name in METRICS:
+        record = json.loads((folder / "output" / f"{name}.json").read_text())
+        assert record["commit"] == git(folder, "rev-parse", "HEAD").strip()
+        assert record["dirty"] is False
+        assert record["drawn_by"] == {"commit": record["commit"], "dirty": False}
+        assert record["cores"] == os.cpu_count()
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -159,7 +232,7 @@ def test_gallery_shows_every_plot_and_no_photograph(reproduction):
 def test_results_table_has_every_number_and_the_warning(reproduction):
     folder, finished = reproduction
     table = (folder / "figures" / "results.md").read_text()
-    assert table in finished.stdout
+    assert "results.md" in finished.stdout
     assert table.count("On STAND-IN data") == len(reproduce.EXPERIMENTS)
     for name in METRICS:
         record = json.loads((folder / "output" / f"{name}.json").read_text())
@@ -190,18 +263,17 @@ def indefinite_curvatures(model, state, folder):
     return [MatrixOperator(m, len(model.train)) for m in (matrix - shift, matrix)]
 
 
-def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, monkeypatch):
+def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cnn_leave_one_out, "curvatures", indefinite_curvatures)
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
     options = ["--data", "stand-in", "--scale", "quick", *folders]
     fig2, long = fig2_leave_one_out, fig2_long_retraining
     linear = ["--points", "3", "--lissa-repeats", "2", "--lissa-depth", "100"]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        metrics = run(
-            fig2.NAME, fig2.Fig2Config, fig2.compute, fig2.plot, [*options, *linear, "--network"]
-        ).metrics
-    assert any("negative curvature" in str(warning.message) for warning in caught)
+    # The indefinite solve is expected, and no warning: those are errors here.
+    metrics = run(
+        fig2.NAME, fig2.Fig2Config, fig2.compute, fig2.plot, [*options, *linear, "--network"]
+    ).metrics
+    assert "Hessian + 0.01 is not positive definite" in capsys.readouterr().out
     assert metrics["cnn_panel"]["ours"] == "gauss_newton"
     assert metrics["cnn_smallest_eigenvalue"]["ours"] < 0
     chosen = metrics["cnn_chosen_damping"]["ours"]
@@ -363,14 +435,14 @@ def test_a_failed_experiment_does_not_stop_the_others(tmp_path, monkeypatch):
     calls = []
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
 
-    def fake(command, check):
+    def fails_at_first(command, check):
         name = command[2].removeprefix("scripts.")
         calls.append(name)
         # Of an earlier run, where this one fails.
         run(name, ToyConfig, toy, lambda results: {}, folders)
         return subprocess.CompletedProcess(command, 1 if "fig1" in name else 0)
 
-    monkeypatch.setattr(reproduce.subprocess, "run", fake)
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=fails_at_first))
     assert reproduce.main(folders) == 1
     assert calls == list(reproduce.EXPERIMENTS)
     table, page = ((tmp_path / name).read_text() for name in ("results.md", "index.html"))

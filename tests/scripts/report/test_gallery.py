@@ -14,9 +14,18 @@ import pytest
 from PIL import Image
 
 from scripts import reproduce
-from scripts.report.claims import AT_LEAST, CLAIMS, SAME, Number, ends_within, inside, within
-from scripts.report.experiment import show
-from scripts.report.gallery import agrees, gallery
+from scripts.report.claims import (
+    AT_LEAST,
+    CLAIMS,
+    SAME,
+    Number,
+    agrees,
+    ends_within,
+    inside,
+    within,
+)
+from scripts.report.comparison import show
+from scripts.report.gallery import gallery
 
 NUMBER = r"\d+\.?\d*(?:e-?\d+)?"
 TITLES = reproduce.EXPERIMENTS
@@ -44,6 +53,9 @@ def record(name, metrics, data="paper", figures=()):
             metric: {"paper": paper, "ours": ours} for metric, (paper, ours) in metrics.items()
         },
         "seconds": 1531.27,
+        "cores": 48,
+        "commit": "c0ffee" + 34 * "0",
+        "dirty": False,
         "versions": {"python": "3.11.2", "tensorflow": "2.21.0"},
         "figures": dict(figures),
     }
@@ -126,7 +138,7 @@ def test_the_committed_numbers_agree_where_they_should():
     numbers = CLAIMS["fig2_leave_one_out"].numbers
     assert agrees(numbers["cnn_pearson_r"], 0.86, 0.90141, {}, "paper")
     assert agrees(numbers["cnn_test_accuracy"], 0.9746, 0.9731, {}, "paper")
-    results = (Path(__file__).parents[3] / "figures" / "results.md").read_text()
+    results = (Path(__file__).parents[3] / "figures" / "published" / "results.md").read_text()
     for claim in CLAIMS.values():
         for metric in claim.numbers:
             if metric.startswith("cnn_"):
@@ -148,7 +160,8 @@ def test_every_number_is_in_the_json_or_among_the_claims(tmp_path, fig3):
     claim = CLAIMS["fig3_smooth_hinge"]
     values = [value for entry in fig3["metrics"].values() for value in entry.values()]
     flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    sources = [fig3["command"], *fig3["versions"].values(), *fig3["metrics"], "1531"]
+    sources = [fig3["command"], *fig3["versions"].values(), *fig3["metrics"], "1531", "48"]
+    sources.append(fig3["commit"][:12])
     sources += [show(value) for value in flat]
     sources += [claim.text, *claim.figures.values(), *TITLES.values()]
     for number in claim.numbers.values():
