@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from influence.data.files import DAMAGED, fingerprint, write_atomically
+from influence.data.files import fingerprint, saved_arrays, write_atomically
 from influence.data.vectors import split
 from influence.objective.generic_neural_net import GenericNeuralNet
 
@@ -32,6 +33,23 @@ class AdamState:
     parameters: np.ndarray
     first: np.ndarray
     second: np.ndarray
+
+    def save(self, path: str | os.PathLike, key: str = "") -> None:
+        """Write the state to a .npz file, whole or not at all; ``key`` says what it belongs to."""
+        write_atomically(Path(path), lambda file: np.savez(file, key=key, **vars(self)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, key: str | None = None) -> AdamState | None:
+        """What ``save`` wrote; None where there is no such file, where it is damaged, or where it
+        has another ``key`` than this."""
+        saved = saved_arrays(Path(path))
+        names = [field.name for field in dataclasses.fields(cls)]
+        if saved is None or not saved.keys() >= {"key", *names}:
+            return None
+        if key is not None and str(saved["key"]) != key:
+            return None
+        step, *vectors = (saved[name] for name in names)
+        return cls(int(step), *vectors)
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Adam:
         state = state or AdamState(0, model.parameters, zero, zero)
         model.parameters = state.parameters
         key = self._fingerprint(model, state)
-        saved = _read(checkpoint, key)
+        saved = None if checkpoint is None else AdamState.load(checkpoint, key)
         if saved is not None and saved.step <= steps:
             state = saved
             model.parameters = state.parameters
@@ -117,7 +135,8 @@ class Adam:
                 state = AdamState(
                     state.step + len(numbers), model.parameters, first.numpy(), second.numpy()
                 )
-                _write(checkpoint, key, state)
+                if checkpoint is not None:
+                    state.save(checkpoint, key)
                 bar.update(len(numbers))
         # The loop changed the variables behind the model's back.
         model.parameters = state.parameters
@@ -179,23 +198,3 @@ def continue_without(
     retrained = model._clone(model.train.without(index))
     adam.run(retrained, state.step + steps, state, **settings)
     return retrained
-
-
-def _read(path, key: str) -> AdamState | None:
-    """The state that a training with this fingerprint saved, if there is one."""
-    if path is None or not Path(path).exists():
-        return None
-    try:
-        with np.load(path) as saved:
-            if str(saved["key"]) != key:
-                return None
-            return AdamState(
-                int(saved["step"]), saved["parameters"], saved["first"], saved["second"]
-            )
-    except DAMAGED:
-        return None
-
-
-def _write(path, key: str, state: AdamState) -> None:
-    if path is not None:
-        write_atomically(Path(path), lambda file: np.savez(file, key=key, **vars(state)))

@@ -231,3 +231,18 @@ def test_retraining_goes_on_without_the_point():
     # Nobody else's arrays are changed.
     assert_same(state, kept)
     np.testing.assert_array_equal(model.parameters, state.parameters)
+
+
+def test_a_state_is_read_as_it_was_saved(tmp_path):
+    path, vectors = tmp_path / "state.npz", np.arange(6.0).reshape(3, 2)
+    assert AdamState.load(path) is None
+    AdamState(7, *vectors).save(path, "mine")
+    for key in (None, "mine"):
+        state = AdamState.load(path, key)
+        assert state.step == 7
+        np.testing.assert_array_equal([state.parameters, state.first, state.second], vectors)
+    assert AdamState.load(path, "another's") is None
+    path.write_bytes(path.read_bytes()[:200])
+    assert AdamState.load(path) is None
+    np.savez(path, step=7)
+    assert AdamState.load(path) is None
