@@ -80,14 +80,16 @@ def check_code(records: dict[str, dict], root: Path) -> None:
     """All numbers and figures are of the code of the last commit, and so is what is on disk."""
     now = version(root)
     if now.commit is None:
-        raise RefusedError("there is no git repository here, so nothing says which code ran.")
+        raise RefusedError("without git and a repository nothing says which code ran.")
     if now.dirty:
         raise RefusedError("influence/, scripts/ or requirements.lock have changes: commit them.")
     for name, record in records.items():
         for what, code in (("ran", record), ("was drawn", record["drawn_by"])):
             again = f"run it again, `python -m scripts.{name}`."
             if code["commit"] is None:
-                raise RefusedError(f"{name} {what} where there was no git repository: {again}")
+                raise RefusedError(
+                    f"{name} {what} without git, so nothing says by which code: {again}"
+                )
             if code["dirty"]:
                 raise RefusedError(f"{name} {what} with changes that were not committed: {again}")
             if not same_code(code["commit"], now.commit, root):

@@ -59,7 +59,9 @@ def _aligned(rows):
     widths = [min(first, rest), *others]
     lines = []
     for cells in rows:
-        wrapped = [textwrap.wrap(cell, width) for cell, width in zip(cells, widths)]
+        wrapped = [
+            textwrap.wrap(cell, width, break_on_hyphens=False) for cell, width in zip(cells, widths)
+        ]
         lines += [
             _GAP.join(part.ljust(width) for part, width in zip(parts, widths)).rstrip()
             for parts in itertools.zip_longest(*wrapped, fillvalue="")

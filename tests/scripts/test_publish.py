@@ -124,7 +124,7 @@ def test_publishes_figures_reports_and_json_but_no_photograph(ran):
         ({"data": "stand-in"}, "fig3_smooth_hinge ran on stand-in data"),
         ({"scale": "quick"}, "quick"),
         ({"metrics": {"inception_weights": {"paper": "official", "ours": "random"}}}, "random"),
-        ({"commit": None, "dirty": None}, "no git repository"),
+        ({"commit": None, "dirty": None}, "ran without git"),
         ({"dirty": True}, "changes that were not committed"),
         ({"commit": 40 * "a"}, "other code, of commit aaaaaaaaaaaa"),
         ({"drawn_by": {"commit": 40 * "a", "dirty": False}}, "was drawn by other code"),
@@ -146,6 +146,11 @@ def test_refuses_figures_of_other_numbers(ran):
     refused(ran, "not of the numbers in fig3_smooth_hinge.json")
     (ran / "figures" / "fig3_smooth_hinge.png").unlink()
     refused(ran, "is missing")
+
+
+def test_refuses_without_a_repository(ran):
+    shutil.rmtree(ran / ".git")
+    refused(ran, "without git and a repository")
 
 
 def test_refuses_to_lose_a_figure(ran):
