@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from influence.data.files import DAMAGED, fingerprint, write_atomically
+from influence.data.types import File
 from influence.data.vectors import flatten, split
 from influence.objective.generic_neural_net import GenericNeuralNet
 
@@ -81,7 +82,7 @@ class Adam:
         steps: int,
         state: AdamState | None = None,
         *,
-        checkpoint: str | os.PathLike | None = None,
+        checkpoint: File | None = None,
         progress: bool = False,
     ) -> AdamState:
         """Train ``model`` up to step number ``steps``; returns the state reached.
@@ -171,7 +172,7 @@ class Adam:
 
 
 def continue_without(
-    adam: Adam, model: GenericNeuralNet, state: AdamState, index: int, steps: int, **settings
+    adam: Adam, model: GenericNeuralNet, state: AdamState, index: int, steps: int, **settings: Any
 ) -> GenericNeuralNet:
     """The paper's retraining: ``steps`` more from ``state``, without one training point.
 

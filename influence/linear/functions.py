@@ -26,23 +26,23 @@ class LinearLoss(abc.ABC):
     labels_spec = tf.TensorSpec([None], tf.int64)
 
     @abc.abstractmethod
-    def losses(self, z, labels) -> tf.Tensor:
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """ℓ for z [b, c]: [b]."""
 
     @abc.abstractmethod
-    def slopes(self, z, labels) -> tf.Tensor:
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """∂ℓ/∂z: [b, c]."""
 
     @abc.abstractmethod
-    def curvature(self, z, labels) -> tf.Tensor:
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """What the two methods below need to know of ∂²ℓ/∂z²: [b, c]."""
 
     @abc.abstractmethod
-    def curvature_product(self, curvature, u) -> tf.Tensor:
+    def curvature_product(self, curvature: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """(∂²ℓ/∂z²) u for u [b, c, k]: [b, c, k]."""
 
     @abc.abstractmethod
-    def curvature_matrix(self, curvature) -> tf.Tensor:
+    def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
         """∂²ℓ/∂z²: [b, c, c]."""
 
 
@@ -51,15 +51,17 @@ class OneLogitLoss(LinearLoss):
 
     outputs = 1
 
-    def curvature_product(self, curvature, u):
+    def curvature_product(self, curvature: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         return curvature[:, :, tf.newaxis] * u
 
-    def curvature_matrix(self, curvature):
+    def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
         return curvature[:, :, tf.newaxis]
 
 
 @functools.lru_cache(maxsize=64)
-def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) -> SimpleNamespace:
+def compiled(
+    loss: LinearLoss, x_dtype: tf.DType, dtype: str, scale: float, batch_size: int
+) -> SimpleNamespace:
     """The compiled scans, shared by all models of the same kind so that refits retrace nothing.
 
     Shapes: x [n, d] in ``x_dtype``; W [d, c]; blocks [d·c, k], row-major as W is flattened.
