@@ -1,10 +1,14 @@
 """The rooms of the library stand on a staircase, and no model is more than three classes."""
 
 import ast
+import functools
+import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
+import typing
 import zipfile
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -97,6 +101,113 @@ def test_public_names():
     assert sorted(influence.__all__) == influence.__all__
     for name in influence.__all__:
         assert getattr(influence, name).__module__.startswith("influence.")
+
+
+def public_functions(module):
+    """(name, function) of what a module defines for others, special methods included."""
+    for name, value in vars(module).items():
+        if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+            continue
+        members = vars(value) if inspect.isclass(value) else {"": value}
+        for member, attribute in members.items():
+            if member.startswith("_") and not member.startswith("__"):
+                continue
+            parts = [attribute]
+            if isinstance(attribute, property):
+                parts = [attribute.fget, attribute.fset]
+            elif isinstance(attribute, functools.cached_property):
+                parts = [attribute.func]
+            elif isinstance(attribute, (staticmethod, classmethod)):
+                parts = [attribute.__func__]
+            for part in parts:
+                function = inspect.unwrap(part) if callable(part) else None
+                # Not what dataclasses and protocols write themselves.
+                if (
+                    inspect.isfunction(function)
+                    and function.__code__.co_filename == module.__file__
+                ):
+                    yield f"{name}.{member}".rstrip("."), function
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_public_signatures_are_completely_annotated(path):
+    module = importlib.import_module(module_name(path).removesuffix(".__init__"))
+    for name, function in public_functions(module):
+        parameters = list(inspect.signature(function).parameters)
+        hints = typing.get_type_hints(function)
+        missing = {*parameters, "return"} - {"self", "cls"} - hints.keys()
+        assert not missing, f"{name}: no type of {', '.join(sorted(missing))}"
+
+
+USER = """
+from influence import ConjugateGradient, Dataset, GaussNewton, GenericNeuralNet, LogisticRegression
+
+train = Dataset([[1.0], [2.0]], [0, 1])
+model = LogisticRegression(train, 0.1).fit()
+reveal_type(model)
+solver = ConjugateGradient()
+reveal_type(model.influence_on_loss([[1.0]], [1], reduction="mean", solver=solver))
+reveal_type(model.hessian() + 0.1)
+model.influence_on_loss([[1.0]], [1], sovler=solver)
+model.influence_on_loss([[1.0]], [1], reduction="sum")
+model.influence_on_loss([[1.0]], [1], solver=model)
+
+
+class Mine(GenericNeuralNet):
+    def logits(self, x):
+        return x
+
+    def example_losses(self, logits, labels):
+        return logits
+
+    def regularization(self):
+        return 0.0
+
+    def fit(self):
+        return self
+
+    def _clone(self, train):
+        return Mine(train, self.variables)
+
+    def _check_labels(self, labels, name):
+        pass
+
+
+mine = Mine(train, []).refit([0])
+reveal_type(mine)
+reveal_type(mine.validate([[1.0]], [1], curvature=GaussNewton(mine) + 0.1))
+"""
+TOLD = [
+    'Revealed type is "influence.models.logistic_regression.LogisticRegression"',
+    'Revealed type is "numpy.ndarray[',
+    'Revealed type is "influence.curvature.operator.HessianOperator"',
+    'error: Unexpected keyword argument "sovler"',
+    'error: Argument "reduction" to "influence_on_loss"',
+    'error: Argument "solver" to "influence_on_loss"',
+    'Revealed type is "user.Mine"',
+    'Revealed type is "influence.objective.validation.Validation"',
+]
+
+
+def test_what_a_type_checker_tells_a_user(tmp_path):
+    # Installed, as far as a checker can see: on the path, where it goes by py.typed.
+    site, work = tmp_path / "site", tmp_path / "work"
+    site.mkdir()
+    work.mkdir()
+    (site / "influence").symlink_to(LIBRARY)
+    (work / "user.py").write_text(USER)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--check-untyped-defs", "--no-pretty", "user.py"],
+        cwd=work,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert not done.stderr
+    told = re.findall(r"user\.py:\d+: .*(?:error: |Revealed type).*", done.stdout)
+    assert len(told) == len(TOLD), done.stdout
+    for line, words in zip(told, TOLD):
+        assert words in line
 
 
 def test_the_wheel_has_every_room(tmp_path):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import is_stream, number_of_rows, sum_over_batches, take_rows
+from influence.data.types import Model
 from influence.data.vectors import flatten, split
 
 
@@ -22,7 +23,7 @@ class AutodiffHessian(HessianOperator):
             ``regularization``, ``parameters``, ``batch_size`` and its training ``tensors``.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Model) -> None:
         super().__init__(model.num_parameters, model.dtype, len(model.train))
         self._model = model
         self._parameters = model.parameters

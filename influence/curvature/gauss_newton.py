@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from influence.curvature.autodiff import AutodiffHessian
 from influence.data.batches import sum_over_batches
+from influence.data.types import PointTensors
 from influence.data.vectors import flatten, split
 
 # Numbers that the Jacobians of a batch may have: 128 MB in float32.
@@ -66,7 +67,7 @@ class GaussNewton(AutodiffHessian):
             tf.zeros(self.shape, self.dtype),
         )
 
-    def factors(self, points) -> tuple[np.ndarray, np.ndarray]:
+    def factors(self, points: PointTensors) -> tuple[np.ndarray, np.ndarray]:
         """J_i [m, c, p] and Λ_i [m, c, c] of single ``points``, (x, labels) as tensors: what each
         of them has in n·G is J_iᵀ Λ_i J_i."""
         self._check_parameters()

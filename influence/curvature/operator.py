@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import numbers
+from typing import Any, Self, overload
 
 import numpy as np
 import scipy.sparse.linalg
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from influence.data.types import DType
 from influence.solvers.solution import SolverError, check_finite, product
 
 # dense() refuses above this size: 10,000² float64 numbers are 0.8 GB.
@@ -37,7 +40,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
 
     jit_compile = False
 
-    def __init__(self, size: int, dtype, num_examples: int):
+    def __init__(self, size: int, dtype: DType, num_examples: int) -> None:
         super().__init__(dtype=np.dtype(dtype), shape=(size, size))
         self.num_examples = num_examples
         self.damping = 0.0
@@ -50,10 +53,16 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         """The undamped product of the rows' own curvature, traceable: [r, b], [r, p, k]."""
         raise NotImplementedError
 
-    def __add__(self, other):
+    @overload
+    def __add__(self, other: float) -> Self: ...
+
+    @overload
+    def __add__(self, other: Any) -> Any: ...
+
+    def __add__(self, other: Any) -> Any:
         if not isinstance(other, numbers.Real):
             return super().__add__(other)
-        if not np.isfinite(other):
+        if not np.isfinite(float(other)):
             raise ValueError(f"damping must be a finite number, not {other!r}.")
         damped = copy.copy(self)
         damped.damping = self.damping + float(other)
@@ -61,7 +70,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
 
     __radd__ = __add__
 
-    def on(self, rows) -> RowsOperator:
+    def on(self, rows: ArrayLike) -> RowsOperator:
         """The curvature of these rows alone, damping and regulariser included.
 
         ``rows`` [b] makes an operator on ``[p]`` and ``[p, k]``; ``rows`` [r, b] makes a stack of r
@@ -177,7 +186,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
 class MatrixOperator(HessianOperator):
     """A Hessian, or another symmetric matrix [p, p], whose entries are known."""
 
-    def __init__(self, matrix: np.ndarray, num_examples: int):
+    def __init__(self, matrix: np.ndarray, num_examples: int) -> None:
         super().__init__(len(matrix), matrix.dtype, num_examples)
         self._matrix = matrix
 
@@ -197,11 +206,11 @@ class MatrixOperator(HessianOperator):
 class RowsOperator:
     """What ``HessianOperator.on`` returns; ``@`` takes and gives tensors, so loops can trace it."""
 
-    def __init__(self, operator: HessianOperator, rows):
+    def __init__(self, operator: HessianOperator, rows: ArrayLike) -> None:
         self._operator = operator
         self._rows = tf.convert_to_tensor(rows, tf.int32)
 
-    def __matmul__(self, block):
+    def __matmul__(self, block: tf.Tensor) -> tf.Tensor:
         operator = self._operator
         block = tf.convert_to_tensor(block, operator.dtype)
         if self._rows.shape.rank == 2:

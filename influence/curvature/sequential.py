@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from influence.curvature.autodiff import AutodiffHessian
 from influence.data.batches import map_over_batches, sum_over_batches
+from influence.data.types import Model
 
 # Columns that one compiled call computes.
 _COLUMNS_AT_ONCE = 32
@@ -29,7 +32,9 @@ class SequentialHessian(AutodiffHessian):
         progress: show a progress bar while the matrix is computed.
     """
 
-    def __init__(self, model, progress: bool = False):
+    _model: Any  # with ``stages``
+
+    def __init__(self, model: Model, progress: bool = False) -> None:
         super().__init__(model)
         self.progress = progress
 

@@ -7,7 +7,12 @@ batch at a time and knows how many there are (its cardinality).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
+
+from influence.data.types import PointTensors, Tensors
 
 # Batches that may be in flight at once: enough to keep two or more cores busy, while memory stays
 # a small multiple of one batch.
@@ -19,7 +24,9 @@ def default_batch_size(num_features: int) -> int:
     return max(1, 2**21 // max(1, num_features))
 
 
-def sum_over_batches(function, points, batch_size: int, initial):
+def sum_over_batches(
+    function: Callable[..., Tensors], points: PointTensors, batch_size: int, initial: Tensors
+) -> Tensors:
     """Σ ``function(*batch)`` over the minibatches of ``points``.
 
     ``initial`` has the structure of a result and is what the sum starts from. The order of the
@@ -35,7 +42,9 @@ def sum_over_batches(function, points, batch_size: int, initial):
     )[1]
 
 
-def map_over_batches(function, points, batch_size: int, like):
+def map_over_batches(
+    function: Callable[..., Tensors], points: PointTensors, batch_size: int, like: Tensors
+) -> Tensors:
     """``function(*batch)`` of every minibatch, joined along the first axis.
 
     ``like`` says what one batch gives, a ``tf.TensorSpec`` or a structure of them; their first
@@ -57,19 +66,19 @@ def map_over_batches(function, points, batch_size: int, like):
     return tf.nest.pack_sequence_as(like, [part.concat() for part in parts])
 
 
-def take_rows(points, rows):
+def take_rows(points: Tensors, rows: slice | tf.Tensor) -> Tensors:
     """The ``rows`` (a slice, or indices) of every tensor of ``points``."""
     if isinstance(rows, slice):
         return tf.nest.map_structure(lambda array: array[rows], points)
     return tf.nest.map_structure(lambda array: tf.gather(array, rows), points)
 
 
-def number_of_rows(points):
+def number_of_rows(points: Tensors) -> tf.Tensor:
     """The first axis of every tensor of ``points``, in the graph."""
     return tf.shape(tf.nest.flatten(points)[0])[0]
 
 
-def spec_of(points):
+def spec_of(points: Tensors) -> Any:
     """What a compiled function has to know of ``points``: everything but the number of rows."""
     if is_stream(points):
         return (tf.data.DatasetSpec(points[0].element_spec),)
@@ -78,7 +87,7 @@ def spec_of(points):
     )
 
 
-def is_stream(points) -> bool:
+def is_stream(points: Tensors) -> bool:
     """Whether ``points`` come from a ``tf.data.Dataset``."""
     return len(points) == 1 and isinstance(points[0], tf.data.Dataset)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import ArrayLike
+
+from influence.data.types import Inputs
 
 
 class Dataset:
@@ -25,7 +29,7 @@ class Dataset:
             where one stands), or a dtype that is not a number.
     """
 
-    def __init__(self, x, labels, scale: float = 1.0):
+    def __init__(self, x: Inputs, labels: ArrayLike, scale: float = 1.0) -> None:
         self.x = _frozen(_check_numbers(x, "x"))
         self.labels = _frozen(_check_numbers(labels, "labels"))
         if not np.isfinite(scale) or scale == 0:
@@ -55,7 +59,7 @@ class Dataset:
     def __repr__(self) -> str:
         return f"Dataset(x={self.x.dtype}{list(self.x.shape)}, scale={self.scale:g})"
 
-    def without(self, indices) -> Dataset:
+    def without(self, indices: ArrayLike) -> Dataset:
         """The same points without those at ``indices`` (one index or several)."""
         keep = np.ones(len(self), bool)
         keep[check_indices(indices, len(self))] = False
@@ -63,14 +67,14 @@ class Dataset:
             raise ValueError("Nothing is left when every point is removed.")
         return self.where(keep)
 
-    def relabelled(self, indices, labels) -> Dataset:
+    def relabelled(self, indices: ArrayLike, labels: ArrayLike) -> Dataset:
         """The same points with ``labels`` at ``indices``."""
         indices = check_indices(indices, len(self))
         changed = self.labels.copy()
         changed[indices] = labels
         return Dataset(self.x, changed, self.scale)
 
-    def moved(self, indices, x) -> Dataset:
+    def moved(self, indices: ArrayLike, x: Inputs) -> Dataset:
         """The same labels, with the points ``x`` [k, ...] at ``indices``, one or several."""
         indices = check_indices(indices, len(self))
         if scipy.sparse.issparse(self.x):
@@ -85,7 +89,7 @@ class Dataset:
         changed.flags.writeable = False
         return Dataset(changed, self.labels, self.scale)
 
-    def where(self, mask) -> Dataset:
+    def where(self, mask: ArrayLike) -> Dataset:
         """The points at which ``mask`` [n] is true, in their order."""
         mask = np.asarray(mask)
         if mask.dtype != bool or mask.shape != (len(self),):
@@ -96,13 +100,13 @@ class Dataset:
         return Dataset(_selected(self.x, mask), _selected(self.labels, mask), self.scale)
 
 
-def check_dataset(train) -> None:
+def check_dataset(train: object) -> None:
     """Raise a ValueError unless ``train`` is a Dataset."""
     if not isinstance(train, Dataset):
         raise ValueError(f"train must be an influence.Dataset, not {type(train).__name__}.")
 
 
-def check_indices(indices, size: int, name: str = "indices") -> np.ndarray:
+def check_indices(indices: ArrayLike, size: int, name: str = "indices") -> np.ndarray:
     """``indices`` (one or several) as an int64 vector, each in [0, size) and none twice.
 
     Raises:
@@ -125,7 +129,9 @@ def check_indices(indices, size: int, name: str = "indices") -> np.ndarray:
     return array
 
 
-def check_points(x, labels, shape: Iterable[int], x_name: str, labels_name: str):
+def check_points(
+    x: Inputs, labels: ArrayLike, shape: Iterable[int], x_name: str, labels_name: str
+) -> tuple[Any, np.ndarray]:
     """Test or phantom points as ``(x [m, *shape], labels [m])``; one point may come without ``m``.
 
     Raises:
@@ -141,7 +147,7 @@ def check_points(x, labels, shape: Iterable[int], x_name: str, labels_name: str)
     return x, labels
 
 
-def check_inputs(x, shape: Iterable[int], name: str) -> np.ndarray:
+def check_inputs(x: Inputs, shape: Iterable[int], name: str) -> np.ndarray:
     """Points without labels as [m, *shape]; one point may come without ``m``.
 
     Raises:

@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import scipy.sparse
@@ -16,7 +17,7 @@ import scipy.sparse
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
-def write_atomically(path: Path, write: Callable) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call ``write(binary file)`` on a temporary file beside ``path``, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
@@ -51,7 +52,7 @@ def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
         return array
 
 
-def fingerprint(*parts) -> str:
+def fingerprint(*parts: Any) -> str:
     """SHA-256 of texts, arrays (with their dtypes and shapes) and sparse matrices, in this order:
     of what a saved result depends on."""
     digest = hashlib.sha256()
@@ -64,5 +65,5 @@ def fingerprint(*parts) -> str:
         else:
             array = np.ascontiguousarray(part)
             digest.update(repr((array.dtype.str, array.shape)).encode())
-            digest.update(array)
+            digest.update(array.data)
     return digest.hexdigest()

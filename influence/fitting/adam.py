@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from influence.data.files import fingerprint, saved_arrays, write_atomically
+from influence.data.types import File
 from influence.data.vectors import split
 from influence.objective.generic_neural_net import GenericNeuralNet
 
@@ -34,12 +35,12 @@ class AdamState:
     first: np.ndarray
     second: np.ndarray
 
-    def save(self, path: str | os.PathLike, key: str = "") -> None:
+    def save(self, path: File, key: str = "") -> None:
         """Write the state to a .npz file, whole or not at all; ``key`` says what it belongs to."""
         write_atomically(Path(path), lambda file: np.savez(file, key=key, **vars(self)))
 
     @classmethod
-    def load(cls, path: str | os.PathLike, key: str | None = None) -> AdamState | None:
+    def load(cls, path: File, key: str | None = None) -> AdamState | None:
         """What ``save`` wrote; None where there is no such file, where it is damaged, or where it
         has another ``key`` than this."""
         saved = saved_arrays(Path(path))
@@ -99,7 +100,7 @@ class Adam:
         steps: int,
         state: AdamState | None = None,
         *,
-        checkpoint: str | os.PathLike | None = None,
+        checkpoint: File | None = None,
         progress: bool = False,
     ) -> AdamState:
         """Train ``model`` up to step number ``steps``; returns the state reached.
@@ -189,7 +190,7 @@ class Adam:
 
 
 def continue_without(
-    adam: Adam, model: GenericNeuralNet, state: AdamState, index: int, steps: int, **settings
+    adam: Adam, model: GenericNeuralNet, state: AdamState, index: int, steps: int, **settings: Any
 ) -> GenericNeuralNet:
     """The paper's retraining: ``steps`` more from ``state``, without one training point.
 

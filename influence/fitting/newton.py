@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import scipy.optimize
 
+from influence.curvature.operator import HessianOperator
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
-from influence.solvers.solution import SolverError, SolverWarning
+from influence.solvers.solution import Operator, SolverError, SolverWarning
 
 # Newton's method factors the Hessian up to this many parameters; above, conjugate gradients.
 # (On 1,800 words they took half the time of the factor.)
@@ -23,13 +25,13 @@ class ConvergenceWarning(UserWarning):
 
 
 def minimize(
-    value_and_gradient,
-    hessian,
-    theta,
-    tolerance,
-    preconditioner=None,
-    lbfgs=True,
-    rounding=1e-13,
+    value_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    hessian: Callable[[np.ndarray], HessianOperator],
+    theta: np.ndarray,
+    tolerance: float,
+    preconditioner: Callable[[HessianOperator], Operator | None] | None = None,
+    lbfgs: bool = True,
+    rounding: float = 1e-13,
 ) -> np.ndarray:
     """The minimiser [p], float64: L-BFGS while it is cheap, then Newton with a line search.
 
@@ -49,7 +51,7 @@ def minimize(
     if lbfgs:
         theta = _lbfgs(value_and_gradient, theta, tolerance)
     value, gradient = value_and_gradient(theta)
-    norm = before = np.linalg.norm(gradient)
+    norm = before = float(np.linalg.norm(gradient))
     for _ in range(MAX_NEWTON_STEPS):
         if norm <= tolerance:
             return theta
@@ -61,7 +63,7 @@ def minimize(
         if step is None:
             break
         theta, value, gradient = step
-        norm, before = np.linalg.norm(gradient), norm
+        norm, before = float(np.linalg.norm(gradient)), norm
     if norm > tolerance:
         warnings.warn(
             f"The fit stopped at a gradient norm of {norm:.2g}, above {tolerance:.2g}: the "
@@ -86,7 +88,12 @@ def _lbfgs(value_and_gradient, theta, tolerance):
     return result.x
 
 
-def newton_direction(operator, gradient, forcing, preconditioner=None):
+def newton_direction(
+    operator: HessianOperator,
+    gradient: np.ndarray,
+    forcing: float,
+    preconditioner: Callable[[HessianOperator], Operator | None] | None = None,
+) -> np.ndarray:
     """−H⁻¹ times ``gradient`` [p]: exact for few parameters, above by conjugate gradients to a
     relative residual of ``forcing``. Where H, in float64, is not positive definite it is a
     direction of descent all the same."""

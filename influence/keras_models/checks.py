@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from influence.data.batches import take_rows
+from influence.data.types import Tensors
 from influence.keras_models.network import KerasNetwork
 
 
-def checked_outputs(network: KerasNetwork, x) -> tf.Tensor:
+def checked_outputs(network: KerasNetwork, x: Tensors) -> tf.Tensor:
     """The outputs for a few points, once they are known to be one function of each point.
 
     Raises:
@@ -51,7 +54,7 @@ def checked_outputs(network: KerasNetwork, x) -> tf.Tensor:
     return outputs
 
 
-def check_penalties(network: KerasNetwork, x) -> None:
+def check_penalties(network: KerasNetwork, x: Tensors) -> None:
     """Raise a ValueError where the model adds losses that depend on its inputs."""
     if network.losses_of_data(x):
         raise ValueError(
@@ -61,7 +64,7 @@ def check_penalties(network: KerasNetwork, x) -> None:
         )
 
 
-def check_connected(network: KerasNetwork, gradients) -> None:
+def check_connected(network: KerasNetwork, gradients: Sequence[tf.Tensor | None]) -> None:
     """Raise a ValueError where no gradient has reached a chosen variable."""
     broken = [v.path for v, gradient in zip(network.chosen, gradients) if gradient is None]
     if broken:

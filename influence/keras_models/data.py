@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from influence.data.batches import spec_of, take_rows
 from influence.data.dataset import Dataset, check_indices, check_inputs
+from influence.data.types import DType, Inputs, Tensors
 
 _ACCEPTED = (
     "an influence.Dataset, a pair (x, labels) of arrays (x may be a dict, tuple or list of "
@@ -16,7 +20,7 @@ _ACCEPTED = (
 )
 
 
-def training_points(train) -> Examples | Stream:
+def training_points(train: object) -> Examples | Stream:
     """What a Keras model is trained on, checked.
 
     Raises:
@@ -46,7 +50,9 @@ class Examples:
         smallest, largest: of all labels.
     """
 
-    def __init__(self, x, labels, scale: float = 1.0, features=None):
+    def __init__(
+        self, x: Inputs, labels: ArrayLike, scale: float = 1.0, features: np.ndarray | None = None
+    ) -> None:
         self.x = checked_leaves(x, "train.x")
         self.labels = checked_leaves(labels, "train.labels")
         self.scale, self.features = scale, features
@@ -71,11 +77,11 @@ class Examples:
         return len(self.labels)
 
     @property
-    def spec(self):
+    def spec(self) -> tuple[Any, Any]:
         """(of x, of labels): ``tf.TensorSpec``s with an open first axis."""
         return spec_of((self.x, self.labels))
 
-    def without(self, indices) -> Examples:
+    def without(self, indices: ArrayLike) -> Examples:
         """The same points without those at ``indices`` (one index or several)."""
         keep = np.ones(len(self), bool)
         keep[check_indices(indices, len(self))] = False
@@ -85,11 +91,11 @@ class Examples:
         x, labels = take(self.x, keep), self.labels[keep]
         return Examples(x, labels, self.scale, features)
 
-    def first(self, number: int):
+    def first(self, number: int) -> tuple[Inputs, np.ndarray]:
         """(x, labels) of the first points, at most ``number``."""
         return self.rows(slice(number))[:2]
 
-    def rows(self, indices):
+    def rows(self, indices: np.ndarray | slice) -> tuple[Inputs, np.ndarray, np.ndarray | None]:
         """(x, labels, features or None) of the points at ``indices``, arrays."""
         features = None if self.features is None else self.features[indices]
         return take(self.x, indices), self.labels[indices], features
@@ -110,7 +116,7 @@ class Stream:
 
     scale = 1.0
 
-    def __init__(self, dataset: tf.data.Dataset):
+    def __init__(self, dataset: tf.data.Dataset) -> None:
         self.spec = _checked_spec(dataset.element_spec)
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("train never ends: remove repeat() from the tf.data.Dataset.")
@@ -129,18 +135,18 @@ class Stream:
     def __len__(self) -> int:
         return self._rows
 
-    def without(self, indices) -> Stream:
+    def without(self, indices: ArrayLike) -> Stream:
         """The same rows without those at ``indices``."""
         indices = check_indices(indices, len(self))
         if len(indices) == len(self):
             raise ValueError("Nothing is left when every point is removed.")
         return Stream(self._where(indices, chosen=False))
 
-    def first(self, number: int):
+    def first(self, number: int) -> tuple[Inputs, np.ndarray]:
         """(x, labels) of the first points, at most ``number`` and at most a batch."""
         return take(_arrays(next(iter(self.dataset))), slice(number))
 
-    def rows(self, indices):
+    def rows(self, indices: np.ndarray) -> tuple[Inputs, np.ndarray, None]:
         """(x, labels, None) of the rows at ``indices``, by one pass."""
         parts = [_arrays(batch) for batch in self._where(indices, chosen=True)]
         x, labels = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
@@ -167,7 +173,7 @@ def _arrays(batch):
     return keras.tree.map_structure(lambda tensor: tensor.numpy(), batch)
 
 
-def as_tensors(x, dtype):
+def as_tensors(x: Inputs, dtype: DType) -> Tensors:
     """Arrays as tensors: floating-point ones in ``dtype``, integers in their own type."""
 
     def of_leaf(leaf):
@@ -176,12 +182,12 @@ def as_tensors(x, dtype):
     return keras.tree.map_structure(of_leaf, x)
 
 
-def take(x, rows):
+def take(x: Inputs, rows: np.ndarray | slice) -> Inputs:
     """The ``rows`` of every array of ``x``."""
     return keras.tree.map_structure(lambda leaf: leaf[rows], x)
 
 
-def named_leaves(x, name: str) -> list:
+def named_leaves(x: Inputs, name: str) -> list[tuple[str, Any]]:
     """(name of the leaf, leaf) of a structure, such as ("x['image']", array)."""
     return [
         (name + "".join(f"[{key!r}]" for key in path), leaf)
@@ -189,7 +195,7 @@ def named_leaves(x, name: str) -> list:
     ]
 
 
-def checked_leaves(x, name: str):
+def checked_leaves(x: Inputs, name: str) -> Inputs:
     """The structure ``x`` with arrays [n, ...] of finite numbers as leaves."""
     leaves = []
     for leaf_name, leaf in named_leaves(x, name):
@@ -201,7 +207,7 @@ def checked_leaves(x, name: str):
     return keras.tree.pack_sequence_as(x, leaves)
 
 
-def checked_like(x, spec, name: str):
+def checked_like(x: Inputs, spec: Any, name: str) -> Inputs:
     """Test points as arrays [m, ...] in the structure of ``spec``; one may come without ``m``.
 
     Raises:

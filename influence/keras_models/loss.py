@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -18,14 +21,20 @@ class KerasLoss:
         regularised: the objective has the model's own weight regularisers.
     """
 
-    def __init__(self, model, loss, outputs: tf.Tensor, regularised: bool):
-        loss = _compiled_loss(model) if loss is None else loss
-        if isinstance(loss, str):
-            loss = keras.losses.get(loss)
-        if not callable(loss):
-            raise ValueError(f"loss must be a function, a name or a Keras loss, not {loss!r}.")
-        of_keras = isinstance(loss, keras.Loss)
-        if of_keras and loss.reduction == "sum" and regularised and _regularised(model):
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: str | Callable[..., Any] | None,
+        outputs: tf.Tensor,
+        regularised: bool,
+    ) -> None:
+        function: Any = _compiled_loss(model) if loss is None else loss
+        if isinstance(function, str):
+            function = keras.losses.get(function)
+        if not callable(function):
+            raise ValueError(f"loss must be a function, a name or a Keras loss, not {function!r}.")
+        of_keras = isinstance(function, keras.Loss)
+        if of_keras and function.reduction == "sum" and regularised and _regularised(model):
             raise ValueError(
                 "The loss has reduction='sum', but the objective here is a mean: its minimum is "
                 "another one with regularisers of the same strength. Give regularization= what "
@@ -36,10 +45,11 @@ class KerasLoss:
                 "The model's outputs carry a mask, over which Keras averages a whole batch at a "
                 "time: give loss= a function of its own that has one number a point."
             )
-        self._loss = loss.call if of_keras else _aligned(loss)
-        self.name = loss.name if of_keras else getattr(loss, "__name__", type(loss).__name__)
+        self._loss = function.call if of_keras else _aligned(function)
+        named = getattr(function, "__name__", type(function).__name__)
+        self.name = function.name if of_keras else named
         # Losses of other people's take whatever labels they like.
-        source = loss.__class__ if of_keras else loss
+        source = function.__class__ if of_keras else function
         self._of_keras = getattr(source, "__module__", "").startswith("keras.")
         self._sparse = "sparse" in self.name
         self._outputs = tuple(outputs.shape[1:])
@@ -53,12 +63,12 @@ class KerasLoss:
         """The outputs again."""
         return logits if self._activation is None else self._activation(logits)
 
-    def __call__(self, labels, logits):
+    def __call__(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         losses = self._loss(tf.cast(labels, logits.dtype), self.activate(logits))
         losses = tf.cast(losses, logits.dtype)
         return tf.reduce_mean(tf.reshape(losses, [tf.shape(logits)[0], -1]), axis=1)
 
-    def check_one_a_point(self, labels, logits) -> None:
+    def check_one_a_point(self, labels: tf.Tensor, logits: tf.Tensor) -> None:
         """Raise a ValueError unless the loss has a first axis for the points."""
         values = self._loss(tf.cast(labels, logits.dtype), self.activate(logits))
         if len(values.shape) == 0 or values.shape[0] != logits.shape[0]:
@@ -68,7 +78,9 @@ class KerasLoss:
                 f"or sum over the points."
             )
 
-    def check_labels(self, shape, smallest: float, largest: float, name: str) -> None:
+    def check_labels(
+        self, shape: Iterable[int], smallest: float, largest: float, name: str
+    ) -> None:
         """Raise a ValueError for labels that a loss of Keras would take, or broadcast, wrongly.
 
         Args:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
-from influence.curvature.operator import MatrixOperator
+from influence.curvature.operator import HessianOperator, MatrixOperator
 from influence.data.batches import (
     default_batch_size,
     number_of_rows,
     take_rows,
 )
+from influence.data.types import Inputs, Tensors
 from influence.data.vectors import flatten, split
 from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
 from influence.keras_models.checks import check_connected, check_penalties, checked_outputs
-from influence.keras_models.data import Stream, training_points
+from influence.keras_models.data import Examples, Stream, training_points
 from influence.keras_models.loss import KerasLoss
 from influence.keras_models.network import KerasNetwork
 from influence.keras_models.points import KerasPoints
 from influence.keras_models.scans import KerasScans
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
+from influence.objective.scans import Scans
 from influence.solvers.conjugate_gradient import ConjugateGradient
+from influence.solvers.solution import Solution, Solver
 
 # fit() stops at this gradient norm relative to that of the loss of a training point.
 FIT_TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
@@ -77,16 +83,19 @@ class KerasModel(GenericNeuralNet):
             that is not one number a point; training points or labels of a wrong shape.
     """
 
+    train: Examples | Stream
+    points: KerasPoints
+
     def __init__(
         self,
         model: keras.Model,
-        train,
-        loss=None,
-        regularization=None,
+        train: Any,
+        loss: str | Callable[..., Any] | None = None,
+        regularization: Callable[[list[tf.Variable]], Any] | None = None,
         damping: float = 0.0,
-        variables=None,
+        variables: Any = None,
         batch_size: int | None = None,
-    ):
+    ) -> None:
         if not 0 <= damping < np.inf:
             raise ValueError(f"damping must be at least 0 and finite, not {damping!r}.")
         self.damping = float(damping)
@@ -116,22 +125,22 @@ class KerasModel(GenericNeuralNet):
 
     # The objective.
 
-    def logits(self, x):
+    def logits(self, x: Tensors) -> tf.Tensor:
         """The outputs [m, ...], before a softmax or sigmoid of Keras at their end."""
         return self._loss.logits(self._network.head(x))
 
-    def example_losses(self, logits, labels):
+    def example_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """The loss of each point, [m]."""
         return self._loss(labels, logits)
 
-    def regularization(self):
+    def regularization(self) -> tf.Tensor:
         """The weight regularisers' sum, or what was given for it."""
         self._load()
         if self._regularization is None:
             return tf.cast(self._network.regularization(), self.dtype)
         return tf.cast(self._regularization(self.variables), self.dtype)
 
-    def fit(self, gradient_norm: float | None = None) -> KerasModel:
+    def fit(self, gradient_norm: float | None = None) -> Self:
         """Minimise the objective from the present parameters; returns the model.
 
         L-BFGS, then Newton's method with the Gauss-Newton matrix, whose steps go downhill even
@@ -157,11 +166,11 @@ class KerasModel(GenericNeuralNet):
         )
         return self
 
-    def predict(self, x) -> np.ndarray:
+    def predict(self, x: Inputs) -> np.ndarray:
         """What the Keras model puts out for points ``x``, at the parameters here: [m, ...]."""
         return self._loss.activate(tf.constant(self.outputs(x))).numpy()
 
-    def outputs(self, x) -> np.ndarray:
+    def outputs(self, x: Inputs) -> np.ndarray:
         """The logits of points ``x`` in the structure of the training points: [m, ...]."""
         return self.scans.outputs(self.points.embedded(self.points.inputs(x, "x"))).numpy()
 
@@ -173,7 +182,9 @@ class KerasModel(GenericNeuralNet):
         """∇R(θ) [p], accumulated in float64 whatever the model's dtype."""
         return self.scans.value_and_gradient(self.tensors)[1]
 
-    def influence_input_gradient(self, train_indices, x_test, y_test, **settings):
+    def influence_input_gradient(
+        self, train_indices: ArrayLike, x_test: Inputs, y_test: ArrayLike, **settings: Any
+    ) -> Inputs:
         """As for every model; in the structure of x, for floating-point inputs only.
 
         Raises:
@@ -182,13 +193,24 @@ class KerasModel(GenericNeuralNet):
         self.points.check_floating()
         return super().influence_input_gradient(train_indices, x_test, y_test, **settings)
 
-    def inverse_hvp(self, v, solver=None, strict: bool = False, curvature=None):
+    def inverse_hvp(
+        self,
+        v: ArrayLike,
+        solver: Solver | None = None,
+        strict: bool = False,
+        curvature: HessianOperator | None = None,
+    ) -> Solution:
         """As for every model; without a ``curvature``, that is (hessian() + damping)⁻¹ v."""
         self._load()
         return super().inverse_hvp(v, solver, strict, curvature)
 
     def self_influence(
-        self, *, solver=None, curvature=None, train_indices=None, strict=False
+        self,
+        *,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        train_indices: ArrayLike | None = None,
+        strict: bool = False,
     ) -> np.ndarray:
         """As for every model; up to 2,000 parameters the solves are with the matrix, because there
         are as many of them as training points."""
@@ -208,8 +230,8 @@ class KerasModel(GenericNeuralNet):
         return self._theta.copy()
 
     @parameters.setter
-    def parameters(self, theta) -> None:
-        GenericNeuralNet.parameters.fset(self, theta)
+    def parameters(self, theta: ArrayLike) -> None:
+        self._assign(theta)
         self._theta = flatten(self.variables).numpy()
         self._network.owner = self
 
@@ -221,7 +243,7 @@ class KerasModel(GenericNeuralNet):
                     variable.assign(value)
             self._network.owner = self
 
-    def _clone(self, train):
+    def _clone(self, train: object) -> Self:
         clone = copy.copy(self)
         clone.train = training_points(train)
         clone._theta, clone._at_theta = self._start, {}
@@ -244,7 +266,8 @@ class KerasModel(GenericNeuralNet):
         return self._scans
 
     @scans.setter
-    def scans(self, scans: KerasScans) -> None:
+    def scans(self, scans: Scans) -> None:
+        assert isinstance(scans, KerasScans)
         self._scans = scans
 
     def _make_scans(self):
@@ -277,10 +300,10 @@ class KerasModel(GenericNeuralNet):
             self._at_theta["damped"] = self.hessian() + self.damping
         return self._at_theta["damped"]
 
-    def input_logits(self, x):
+    def input_logits(self, x: Tensors) -> tf.Tensor:
         return self._loss.logits(self._network.whole(x))
 
-    def output_jacobians(self, x):
+    def output_jacobians(self, x: Tensors) -> tf.Tensor:
         """As the generic one, a batch at once: a forward-mode pass for every parameter."""
 
         def of_parameter(direction):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from influence.data.batches import spec_of
+from influence.data.types import Tensors
 
 
 class KerasNetwork:
@@ -29,31 +32,32 @@ class KerasNetwork:
         owner: whose θ they hold at the moment (see ``KerasModel``).
     """
 
-    def __init__(self, model: keras.Model, variables=None, split: bool = True):
+    def __init__(self, model: keras.Model, variables: Any = None, split: bool = True) -> None:
         _check_model(model)
         self.model = model
         self.chosen = _chosen(model, variables)
+        self.body: keras.Model | None
         self.body, self._head = _split(model, self.chosen) if split else (None, model)
         self.variables = [tf.Variable(v.value, name=v.name) for v in self.chosen]
         own = {id(v): copy for v, copy in zip(self.chosen, self.variables)}
         self._values = [
             (v, own.get(id(v), tf.Variable(v.value, trainable=False))) for v in model.variables
         ]
-        self.owner = None
+        self.owner: Any = None
 
-    def whole(self, x) -> tf.Tensor:
+    def whole(self, x: Tensors) -> tf.Tensor:
         """The outputs for points ``x``."""
         return self._run(self.model, x)[0]
 
-    def head(self, features) -> tf.Tensor:
+    def head(self, features: Tensors) -> tf.Tensor:
         """The outputs for what the body makes of points, or for points where there is no body."""
         return self._run(self._head, features)[0]
 
-    def features(self, x) -> tf.Tensor:
+    def features(self, x: Tensors) -> tf.Tensor:
         """What the body makes of points: [m, f]."""
         return self._run(self.body, x)[0]
 
-    def twice(self, x) -> tuple[tf.Tensor, tf.Tensor]:
+    def twice(self, x: Tensors) -> tuple[tf.Tensor, tf.Tensor]:
         """The outputs of a call and of the next one, which may have moved seeds and counters."""
         first, state = self._run(self.model, x)
         return first, self._run(self.model, x, state)[0]
@@ -68,14 +72,14 @@ class KerasNetwork:
         ]
         return tf.add_n(penalties) if penalties else tf.zeros([], self.variables[0].dtype)
 
-    def losses_of_data(self, x) -> int:
+    def losses_of_data(self, x: Tensors) -> int:
         """How many losses the model adds that depend on its inputs, such as activity penalties."""
         with keras.StatelessScope(self._state(), collect_losses=True):
             self.model(x, training=False)
             regularised = [v for v in self.model.trainable_variables if v.regularizer is not None]
             return len(self.model.losses) - len(regularised)
 
-    def stops_gradient(self, features) -> bool:
+    def stops_gradient(self, features: Tensors) -> bool:
         """Whether a stop_gradient lies between θ and the outputs.
 
         First derivatives can be right with it, as those of ``tf.nn.moments`` are, but second ones
@@ -124,7 +128,7 @@ def _check_model(model) -> None:
         )
 
 
-def _chosen(model, variables) -> list:
+def _chosen(model, variables) -> list[keras.Variable]:
     """The chosen variables, in the order of the model's trainable ones."""
     trainable = model.trainable_variables
     if variables is None:

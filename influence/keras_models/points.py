@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from influence.data.batches import is_stream
 from influence.data.dataset import check_indices
-from influence.keras_models.data import Stream, as_tensors, checked_like, named_leaves
+from influence.data.types import DType, Inputs, PointTensors, Tensors
+from influence.keras_models.data import Examples, Stream, as_tensors, checked_like, named_leaves
 from influence.objective.points import Points
 
 
@@ -26,12 +30,20 @@ class KerasPoints(Points):
         embed: points x -> what the body makes of them; None where there is no body.
     """
 
-    def __init__(self, train, dtype, check_labels, embed):
+    train: Examples | Stream
+
+    def __init__(
+        self,
+        train: Examples | Stream,
+        dtype: DType,
+        check_labels: Callable[[np.ndarray, str], None],
+        embed: Callable[[Tensors], tf.Tensor] | None,
+    ) -> None:
         super().__init__(train, dtype, None, check_labels)
         self._embed = embed
 
     @functools.cached_property
-    def tensors(self):
+    def tensors(self) -> PointTensors:
         with tf.init_scope():
             if isinstance(self.train, Stream):
                 return (self.train.dataset,)
@@ -39,29 +51,29 @@ class KerasPoints(Points):
                 self.train.features = self._embed(self.input_tensor(self.train.x)).numpy()
             return self._rows(slice(None))
 
-    def chosen(self, indices=None):
+    def chosen(self, indices: ArrayLike | None = None) -> PointTensors:
         tensors = self.tensors  # computes the features
         if indices is None:
             return tensors
         return self._rows(check_indices(indices, len(self.train), "train_indices"))
 
-    def raw(self, indices):
+    def raw(self, indices: np.ndarray) -> PointTensors:
         x, labels, _ = self.train.rows(indices)
         return self.input_tensor(x), self.label_tensor(labels)
 
-    def checked(self, x, labels, x_name, labels_name):
+    def checked(self, x: Inputs, labels: ArrayLike, x_name: str, labels_name: str) -> PointTensors:
         x, spec = self.inputs(x, x_name), self.train.spec[1]
-        labels = checked_like(labels, spec, labels_name)
-        self._check_labels(labels, labels_name)
+        array = checked_like(labels, spec, labels_name)
+        self._check_labels(array, labels_name)
         rows = keras.tree.flatten(x)[0].shape[0]
-        if len(labels) != rows:
-            raise ValueError(f"{x_name} has {rows} rows and {labels_name} has {len(labels)}.")
-        return self.embedded(x), self._like(labels, spec)
+        if len(array) != rows:
+            raise ValueError(f"{x_name} has {rows} rows and {labels_name} has {len(array)}.")
+        return self.embedded(x), self._like(array, spec)
 
-    def inputs(self, x, name):
+    def inputs(self, x: Inputs, name: str) -> Tensors:
         return self._like(checked_like(x, self.train.spec[0], name), self.train.spec[0])
 
-    def convert(self, x):
+    def convert(self, x: Tensors) -> Tensors:
         """A batch as the network takes it: floating-point numbers in its type, integers as such."""
 
         def of_leaf(leaf):
@@ -71,10 +83,10 @@ class KerasPoints(Points):
 
         return tf.nest.map_structure(of_leaf, x)
 
-    def blocks(self, points):
+    def blocks(self, points: PointTensors) -> Iterator[PointTensors]:
         yield from points[0] if is_stream(points) else super().blocks(points)
 
-    def embedded(self, x):
+    def embedded(self, x: Tensors) -> Tensors:
         """What the frozen layers make of points, where there are any."""
         return x if self._embed is None else self._embed(x)
 
@@ -86,10 +98,10 @@ class KerasPoints(Points):
                     f"{name} is {leaf.dtype.name}: only floating-point inputs have a gradient."
                 )
 
-    def input_tensor(self, x):
+    def input_tensor(self, x: Inputs) -> Tensors:
         return as_tensors(x, self.dtype)
 
-    def label_tensor(self, labels):
+    def label_tensor(self, labels: np.ndarray) -> tf.Tensor:
         return as_tensors(labels, self.dtype)
 
     def _like(self, arrays, spec):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import tensorflow as tf
 
 from influence.data.batches import map_over_batches, number_of_rows, sum_over_batches
+from influence.data.types import Model, PointTensors, Tensors
 from influence.data.vectors import flatten
+from influence.keras_models.network import KerasNetwork
 from influence.objective.scans import Scans
 
 
@@ -20,24 +23,24 @@ class KerasScans(Scans):
         outputs_like: the ``tf.TensorSpec`` of a batch of outputs.
     """
 
-    def __init__(self, model, network, outputs_like: tf.TensorSpec):
+    def __init__(self, model: Model, network: KerasNetwork, outputs_like: tf.TensorSpec) -> None:
         super().__init__(model)
         self._network, self._outputs_like = network, outputs_like
 
-    def of(self, model) -> KerasScans:
+    def of(self, model: Model) -> KerasScans:
         """The same compiled functions, for a model that shares the network's variables."""
         scans = copy.copy(self)
         scans._model = model
         return scans
 
-    def outputs(self, x):
+    def outputs(self, x: Tensors) -> tf.Tensor:
         return self._run("_traced_outputs", "normal", (x,))
 
-    def features(self, x) -> tf.Tensor:
+    def features(self, x: Tensors) -> tf.Tensor:
         """What the frozen body of the network makes of points: [m, f]."""
         return self._run("_traced_features", "normal", (x,))
 
-    def value_and_gradient(self, points):
+    def value_and_gradient(self, points: PointTensors) -> tuple[float, np.ndarray]:
         """R and ∇R, in float64."""
         value, gradient = self._run("_traced_value_and_gradient", "normal", points)
         return float(value), gradient.numpy()
@@ -53,6 +56,7 @@ class KerasScans(Scans):
 
     def _traced_features(self, _, points):
         model, body = self._model, self._network.body
+        assert body is not None
         like = tf.TensorSpec([None, *body.outputs[0].shape[1:]], model.dtype)
         return map_over_batches(
             lambda x: self._network.features(model.convert(x)), points, model.batch_size, like

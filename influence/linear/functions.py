@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import abc
 import functools
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import tensorflow as tf
 
@@ -30,29 +32,29 @@ class LinearLoss(abc.ABC):
         """A loss to compile functions for, and the numbers with which its ``at`` is this one."""
         return self, ()
 
-    def at(self, numbers) -> LinearLoss:
+    def at(self, numbers: Sequence[tf.Tensor]) -> LinearLoss:
         """This loss with other numbers, a scalar tensor each. ``curvature_product`` and
         ``curvature_matrix`` must not depend on them."""
         return self
 
     @abc.abstractmethod
-    def losses(self, z, labels) -> tf.Tensor:
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """ℓ for z [b, c]: [b]."""
 
     @abc.abstractmethod
-    def slopes(self, z, labels) -> tf.Tensor:
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """∂ℓ/∂z: [b, c]."""
 
     @abc.abstractmethod
-    def curvature(self, z, labels) -> tf.Tensor:
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """What the two methods below need to know of ∂²ℓ/∂z²: [b, c]."""
 
     @abc.abstractmethod
-    def curvature_product(self, curvature, u) -> tf.Tensor:
+    def curvature_product(self, curvature: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """(∂²ℓ/∂z²) u for u [b, c, k]: [b, c, k]."""
 
     @abc.abstractmethod
-    def curvature_matrix(self, curvature) -> tf.Tensor:
+    def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
         """∂²ℓ/∂z²: [b, c, c]."""
 
 
@@ -61,15 +63,17 @@ class OneLogitLoss(LinearLoss):
 
     outputs = 1
 
-    def curvature_product(self, curvature, u):
+    def curvature_product(self, curvature: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         return curvature[:, :, tf.newaxis] * u
 
-    def curvature_matrix(self, curvature):
+    def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
         return curvature[:, :, tf.newaxis]
 
 
 @functools.lru_cache(maxsize=64)
-def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) -> SimpleNamespace:
+def compiled(
+    loss: LinearLoss, x_dtype: tf.DType, dtype: str, scale: float, batch_size: int
+) -> SimpleNamespace:
     """The compiled scans, shared by all models of the same kind so that refits retrace nothing.
 
     Shapes: x [n, d] in ``x_dtype``; W [d, c]; blocks [d·c, k], row-major as W is flattened.
@@ -81,7 +85,9 @@ def compiled(loss: LinearLoss, x_dtype, dtype, scale: float, batch_size: int) ->
     return SimpleNamespace(**bound, **others)
 
 
-def with_numbers(kind: LinearLoss, function, numbers: tf.TensorSpec, signature):
+def with_numbers(
+    kind: LinearLoss, function: Callable, numbers: tf.TensorSpec, signature: Sequence
+) -> Any:
     """``function(loss, …)`` compiled as a function of the loss's numbers and the rest."""
 
     @functools.wraps(function)
@@ -92,7 +98,7 @@ def with_numbers(kind: LinearLoss, function, numbers: tf.TensorSpec, signature):
 
 
 @functools.lru_cache(maxsize=64)
-def _scans(kind, size, x_dtype, dtype, scale, batch_size) -> tuple[dict, dict]:
+def _scans(kind, size, x_dtype, dtype, scale, batch_size) -> tuple[dict[str, Any], dict[str, Any]]:
     """The scans that ask the loss itself, which take its numbers [size] first; and the others."""
     dtype, c = tf.as_dtype(dtype), kind.outputs
     x_spec = tf.TensorSpec([None, None], x_dtype)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
 from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator
+from influence.data.types import Rows
 from influence.linear.functions import LinearLoss
 from influence.linear.penalty import Penalty
+from influence.linear.sparse_functions import SparseFunctions
 from influence.solvers.preconditioners import InverseMatrix
 
 
@@ -25,10 +30,20 @@ class LinearHessian(HessianOperator):
 
     jit_compile = True
 
-    def __init__(self, functions, x, labels, weights, penalty: Penalty, loss: LinearLoss):
+    def __init__(
+        self,
+        functions: SimpleNamespace | SparseFunctions,
+        x: Rows,
+        labels: tf.Tensor,
+        weights: tf.Tensor,
+        penalty: Penalty,
+        loss: LinearLoss,
+    ) -> None:
         weights = tf.convert_to_tensor(weights)
         super().__init__(int(tf.size(weights)), weights.dtype.as_numpy_dtype, len(labels))
-        self._functions, self._x, self._loss = functions, x, loss
+        # Those of sparse points have no class_inverses, nor are they asked for there.
+        self._functions: Any = functions
+        self._x, self._loss = x, loss
         self._penalty = penalty
         self._curvature = functions.curvature(x, labels, weights)
 
@@ -92,10 +107,10 @@ class ClassInverse:
         ridge: above 0.
     """
 
-    def __init__(self, inverses: tf.Tensor, ridge: float):
+    def __init__(self, inverses: tf.Tensor, ridge: float) -> None:
         self._inverse, self._ridge = inverses, ridge
 
-    def __matmul__(self, block):
+    def __matmul__(self, block: np.ndarray) -> np.ndarray:
         c, d, _ = self._inverse.shape
         w = tf.reshape(tf.constant(block, tf.float32), [d, c, -1])
         same = tf.reduce_mean(w, axis=1, keepdims=True)

@@ -10,7 +10,9 @@ from influence.solvers.solution import SolverError
 _FULL_LEVERAGE = 1e-10
 
 
-def one_newton_step(rows, slopes, curvatures, inverse) -> np.ndarray:
+def one_newton_step(
+    rows: np.ndarray, slopes: np.ndarray, curvatures: np.ndarray, inverse: np.ndarray
+) -> np.ndarray:
     """M_i⁻¹∇ℓ_i for each of q points, M_i being M without the point's own curvature: [p, q].
 
     With X_i = x_i ⊗ I, ∇ℓ_i = X_i s_i and M_i = M − X_i A_i X_iᵀ, it is by Woodbury's identity

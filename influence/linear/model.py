@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from influence.curvature.operator import HessianOperator
 from influence.data.dataset import Dataset
+from influence.data.types import DType
 from influence.fitting.newton import minimize
 from influence.linear.functions import LinearLoss
 from influence.linear.gram import quadratic_forms
-from influence.linear.hessian import LinearHessian
+from influence.linear.hessian import ClassInverse, LinearHessian
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans
 from influence.objective.generic_neural_net import GenericNeuralNet
-from influence.solvers.preconditioners import KeptInverse
+from influence.solvers.preconditioners import InverseMatrix, KeptInverse
+from influence.solvers.solution import Operator, Solver
 
 # fit() stops at this gradient norm relative to the one at θ = 0. It computes in float64, and what
 # rounding θ to float32 adds is below 1e-6.
@@ -39,6 +45,8 @@ class LinearModel(GenericNeuralNet):
             not beside their mean: then no regulariser's term stands in an influence.
     """
 
+    train: Dataset
+    loss: LinearLoss
     scans: LinearScans
 
     def __init__(
@@ -46,11 +54,11 @@ class LinearModel(GenericNeuralNet):
         train: Dataset,
         loss: LinearLoss,
         penalty: Penalty,
-        dtype,
+        dtype: DType,
         batch_size: int | None,
         bias: float = 0.0,
         keeps_sum: bool = False,
-    ):
+    ) -> None:
         self.loss, self.penalty = loss, penalty
         self.bias, self.keeps_sum = float(bias), keeps_sum
         features = int(np.prod(train.x.shape[1:])) + bool(bias)
@@ -60,9 +68,11 @@ class LinearModel(GenericNeuralNet):
     @property
     def weight_decay(self) -> float:
         """λ, where the regulariser is (λ/2)‖W‖²."""
+        if not isinstance(self.penalty, Ridge):
+            raise AttributeError(f"A {type(self.penalty).__name__} has no weight_decay.")
         return self.penalty.strength
 
-    def logits(self, x):
+    def logits(self, x: tf.Tensor) -> tf.Tensor:
         """x̃W: [m, c]."""
         rows = tf.reshape(x, [-1, x.shape[1:].num_elements()])
         if self.bias:
@@ -70,15 +80,19 @@ class LinearModel(GenericNeuralNet):
             rows = tf.concat([rows, constant], axis=1)
         return rows @ self.weights
 
-    def example_losses(self, logits, labels):
+    def example_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """ℓ(z, y): [m]."""
         return self.loss.losses(logits, labels)
 
-    def regularization(self):
+    def regularization(self) -> tf.Tensor:
         """The penalty of W."""
         return self.penalty.value(self.weights)
 
-    def fit(self, preconditioner=None, gradient_norm: float | None = None):
+    def fit(
+        self,
+        preconditioner: Callable[[HessianOperator], Operator | None] | None = None,
+        gradient_norm: float | None = None,
+    ) -> Self:
         """Minimise in float64, whatever the model's dtype, to a gradient norm of 1e-10 of that
         at θ = 0 (1e-7 for a float32 model): Newton's method with the exact Hessian.
 
@@ -99,7 +113,7 @@ class LinearModel(GenericNeuralNet):
 
         if gradient_norm is None:
             _, at_zero = self.value_and_gradient(np.zeros(self.num_parameters))
-            gradient_norm = FIT_TOLERANCE[str(self.dtype)] * np.linalg.norm(at_zero)
+            gradient_norm = FIT_TOLERANCE[str(self.dtype)] * float(np.linalg.norm(at_zero))
         self.parameters = minimize(
             self.value_and_gradient,
             hessian,
@@ -127,23 +141,30 @@ class LinearModel(GenericNeuralNet):
         n = len(self.train)
         return float(value) / n + theta @ pull / 2, gradient.numpy().ravel() / n + pull
 
-    def hessian(self, dtype=None):
+    def hessian(self, dtype: DType | None = None) -> HessianOperator:
         """∇²R(θ) as an operator; ``dtype`` other than the model's makes one for that call."""
         if dtype is None or np.dtype(dtype) == self.dtype:
             return super().hessian()
         return self._make_hessian(np.dtype(dtype))
 
-    def gauss_newton(self):
+    def gauss_newton(self) -> HessianOperator:
         """The Hessian itself: the logits are linear in the parameters."""
         return self.hessian()
 
-    def preconditioner(self):
+    def preconditioner(self) -> ClassInverse | InverseMatrix | None:
         """``approximate_inverse`` of this Hessian, computed once."""
         if "preconditioner" not in self._at_theta:
             self._at_theta["preconditioner"] = self.hessian().approximate_inverse()
         return self._at_theta["preconditioner"]
 
-    def self_influence(self, *, solver=None, curvature=None, train_indices=None, strict=False):
+    def self_influence(
+        self,
+        *,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        train_indices: ArrayLike | None = None,
+        strict: bool = False,
+    ) -> np.ndarray:
         """∇L(z_i)ᵀ H⁻¹ ∇L(z_i), [n]; with one logit ℓ'(z_i)² x_iᵀH⁻¹x_i in closed form.
 
         For wide data (n ≤ d) with one logit and no ``solver``, through the n×n Gram matrix.

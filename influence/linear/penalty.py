@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from influence.data.types import Block
+
 
 class Penalty(abc.ABC):
     """½ vec(W)ᵀ B vec(W) with a B that does not join the rows of W [d, c]."""
@@ -18,11 +20,11 @@ class Penalty(abc.ABC):
         """The mean of B's diagonal: what an approximate inverse takes for all of it."""
 
     @abc.abstractmethod
-    def value(self, weights) -> tf.Tensor:
+    def value(self, weights: tf.Tensor) -> tf.Tensor:
         """Of W [d, c]: a scalar."""
 
     @abc.abstractmethod
-    def product(self, block):
+    def product(self, block: Block) -> Block:
         """B times the columns of ``block`` [..., p, k], which is also the gradient there."""
 
     @abc.abstractmethod
@@ -47,24 +49,24 @@ class Ridge(Penalty):
 
     strength: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.strength < np.inf:
             raise ValueError(f"weight_decay must be at least 0, not {self.strength!r}.")
 
     @property
-    def level(self):
+    def level(self) -> float:
         return self.strength
 
-    def value(self, weights):
+    def value(self, weights: tf.Tensor) -> tf.Tensor:
         return self.strength / 2 * tf.reduce_sum(tf.square(weights))
 
-    def product(self, block):
+    def product(self, block: Block) -> Block:
         return self.strength * block
 
-    def diagonal(self):
+    def diagonal(self) -> float:
         return self.strength
 
-    def add_to(self, matrix):
+    def add_to(self, matrix: np.ndarray) -> None:
         matrix[np.diag_indices(len(matrix))] += self.strength
 
 
@@ -80,7 +82,7 @@ class RowPenalty(Penalty):
         outputs: c.
     """
 
-    def __init__(self, strengths: np.ndarray, outputs: int):
+    def __init__(self, strengths: np.ndarray, outputs: int) -> None:
         self._level = float(strengths.mean())
         self._blocks = strengths[:, np.newaxis, np.newaxis] * np.eye(outputs)
         if outputs > 1:
@@ -91,24 +93,24 @@ class RowPenalty(Penalty):
         return f"RowPenalty({self._blocks.tolist()})"
 
     @property
-    def level(self):
+    def level(self) -> float:
         return self._level
 
-    def value(self, weights):
+    def value(self, weights: tf.Tensor) -> tf.Tensor:
         blocks = tf.constant(self._blocks, weights.dtype)
         return tf.einsum("ja,jab,jb->", weights, blocks, weights) / 2
 
-    def product(self, block):
+    def product(self, block: Block) -> tf.Tensor:
         block = tf.convert_to_tensor(block)
         d, c, _ = self._blocks.shape
         shape = tf.shape(block)
         rows = tf.reshape(block, tf.concat([shape[:-2], [d, c], shape[-1:]], axis=0))
         return tf.reshape(tf.constant(self._blocks, block.dtype) @ rows, shape)
 
-    def diagonal(self):
+    def diagonal(self) -> np.ndarray:
         return np.diagonal(self._blocks, axis1=1, axis2=2).ravel()
 
-    def add_to(self, matrix):
+    def add_to(self, matrix: np.ndarray) -> None:
         d, c, _ = self._blocks.shape
         rows = np.arange(d)
         matrix.reshape(d, c, d, c)[rows, :, rows, :] += self._blocks

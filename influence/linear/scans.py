@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from influence.data.types import DType, Loss, Model, PointTensors, Rows
 from influence.linear.functions import compiled
 from influence.linear.sparse_functions import SparseFunctions
 from influence.objective.scans import Scans
@@ -20,17 +23,19 @@ class LinearScans(Scans):
         model: a ``LinearModel``.
     """
 
-    def __init__(self, model):
+    _model: Any  # a LinearModel
+
+    def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._sparse = {}
+        self._sparse: dict[str, SparseFunctions] = {}
 
     @functools.cached_property
-    def matrix(self):
+    def matrix(self) -> tuple[Rows, tf.Tensor]:
         """The training points (x [n, d], labels), as W multiplies them."""
         x, labels = self._model.tensors
         return self.rows(x), labels
 
-    def rows(self, x):
+    def rows(self, x: Rows) -> Rows:
         """Points [m, ...] as W multiplies them, [m, d], but for the data set's scale: with the
         model's constant feature, if it has one, in the last column."""
         model = self._model
@@ -48,7 +53,9 @@ class LinearScans(Scans):
         column = tf.fill([tf.shape(rows)[0], 1], tf.constant(constant, rows.dtype))
         return tf.concat([rows, column], axis=1)
 
-    def functions(self, dtype, x_dtype=None):
+    def functions(
+        self, dtype: DType, x_dtype: tf.DType | None = None
+    ) -> SimpleNamespace | SparseFunctions:
         """The compiled scans in ``dtype``, shared by all models of a kind; x in ``x_dtype``, or
         in that of the training points."""
         model = self._model
@@ -59,12 +66,12 @@ class LinearScans(Scans):
         x_dtype = self.matrix[0].dtype if x_dtype is None else x_dtype
         return compiled(model.loss, x_dtype, str(dtype), model.train.scale, model.batch_size)
 
-    def outputs(self, x):
+    def outputs(self, x: Rows) -> tf.Tensor:
         if not scipy.sparse.issparse(x):
             return super().outputs(x)
         return self.functions(self._model.dtype).logits(self.rows(x), self._model.weights)
 
-    def losses(self, loss, points):
+    def losses(self, loss: Loss, points: PointTensors) -> tf.Tensor:
         if loss == "normal":
             functions, rows, labels = self._closed_forms(points)
             return functions.losses(rows, labels, self._model.weights)
@@ -72,7 +79,7 @@ class LinearScans(Scans):
             return super().losses(loss, points)
         return self.losses_of(loss)(self.outputs(points[0]), points[1])
 
-    def gradients(self, loss, points):
+    def gradients(self, loss: Loss, points: PointTensors) -> np.ndarray:
         if loss == "normal":
             functions, rows, labels = self._closed_forms(points)
             return functions.gradients(rows, labels, self._model.weights).numpy()
@@ -81,7 +88,7 @@ class LinearScans(Scans):
         rows, slopes = self._rows_and_slopes(loss, points)
         return (rows.toarray()[:, :, np.newaxis] * slopes[:, np.newaxis]).reshape(len(slopes), -1)
 
-    def mean_gradient(self, loss, points):
+    def mean_gradient(self, loss: Loss, points: PointTensors) -> np.ndarray:
         if loss == "normal":
             functions, rows, labels = self._closed_forms(points)
             _, total = functions.value_and_gradient(rows, labels, self._model.weights)
@@ -91,11 +98,11 @@ class LinearScans(Scans):
         rows, slopes = self._rows_and_slopes(loss, points)
         return (rows.T @ slopes).ravel() / len(slopes)
 
-    def directional_derivatives(self, points, block):
+    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
         functions, rows, labels = self._closed_forms(points)
         return functions.directional_derivatives(rows, labels, self._model.weights, block)
 
-    def input_gradients(self, points, direction):
+    def input_gradients(self, points: PointTensors, direction: tf.Tensor) -> np.ndarray:
         x = points[0]
         if scipy.sparse.issparse(x):
             raise ValueError("Sparse points have no input gradient: use x.toarray().")

@@ -8,8 +8,11 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from influence.data.types import DType
 from influence.linear.functions import LinearLoss, with_numbers
 
 
@@ -38,7 +41,7 @@ class SparseFunctions:
         scale: what x is multiplied by.
     """
 
-    def __init__(self, loss: LinearLoss, dtype, scale: float):
+    def __init__(self, loss: LinearLoss, dtype: DType, scale: float) -> None:
         self._loss, self._dtype, self._scale = loss, np.dtype(dtype), scale
         self._convert = functools.lru_cache(maxsize=2)(self._convert_once)
         self._losses_and_slopes = _losses_and_slopes(loss, str(self._dtype))
@@ -51,26 +54,30 @@ class SparseFunctions:
     def _pair(self, x):
         return self._convert(_ByIdentity(x))
 
-    def logits(self, x, w):
+    def logits(self, x: scipy.sparse.csr_array, w: ArrayLike) -> tf.Tensor:
         """xW: [n, c]."""
         return tf.constant(self._pair(x)[0] @ np.asarray(w))
 
-    def value_and_gradient(self, x, labels, w):
+    def value_and_gradient(
+        self, x: scipy.sparse.csr_array, labels: tf.Tensor, w: ArrayLike
+    ) -> tuple[float, tf.Tensor]:
         """Σ ℓ and its gradient [d, c]."""
         losses, slopes = self._losses_and_slopes(self.logits(x, w), labels)
         # NumPy's sum has one order, whatever the number of threads.
         return losses.numpy().sum(), tf.constant(self._pair(x)[1] @ slopes.numpy())
 
-    def losses(self, x, labels, w):
+    def losses(self, x: scipy.sparse.csr_array, labels: tf.Tensor, w: ArrayLike) -> tf.Tensor:
         """ℓ of every point, [n]."""
         return self._losses_and_slopes(self.logits(x, w), labels)[0]
 
-    def curvature(self, x, labels, w):
+    def curvature(self, x: scipy.sparse.csr_array, labels: tf.Tensor, w: ArrayLike) -> np.ndarray:
         """∂²ℓ/∂z² of every point, [n, c, c]: what the methods below take."""
         state = self._loss.curvature(self.logits(x, w), labels)
         return self._loss.curvature_matrix(state).numpy()
 
-    def product(self, x, curvature, block):
+    def product(
+        self, x: scipy.sparse.csr_array, curvature: np.ndarray, block: np.ndarray
+    ) -> tf.Tensor:
         """Σ ∇²L @ block, [d·c, k]."""
         forward, back = self._pair(x)
         (n, d), c, k = x.shape, self._loss.outputs, block.shape[1]
@@ -78,30 +85,36 @@ class SparseFunctions:
         s = curvature @ u
         return tf.constant((back @ s.reshape(n, c * k)).reshape(d * c, k))
 
-    def product_on(self, x, curvature, rows, block):
+    def product_on(
+        self, x: scipy.sparse.csr_array, curvature: np.ndarray, rows: tf.Tensor, block: tf.Tensor
+    ) -> tf.Tensor:
         """Not for sparse points: a compiled loop cannot pick rows of a SciPy matrix."""
         raise ValueError("Lissa needs dense points: use ConjugateGradient() or Exact().")
 
-    def diagonal(self, x, curvature):
+    def diagonal(self, x: scipy.sparse.csr_array, curvature: np.ndarray) -> tf.Tensor:
         """Σ x²ℓ'', [d, c]."""
         second = np.diagonal(curvature, axis1=1, axis2=2)
         back = self._pair(x)[1]
         return tf.constant(back.multiply(back) @ second)
 
-    def dense_block(self, x, curvature, a, b):
+    def dense_block(
+        self, x: scipy.sparse.csr_array, curvature: np.ndarray, a: int, b: int
+    ) -> tf.Tensor:
         """Σ ℓ''_ab xxᵀ, [d, d]."""
         forward, back = self._pair(x)
         weighted = forward.multiply(curvature[:, a, b, np.newaxis]).tocsr()
         return tf.constant((back @ weighted).toarray())
 
-    def directional_derivatives(self, x, labels, w, block):
+    def directional_derivatives(
+        self, x: scipy.sparse.csr_array, labels: tf.Tensor, w: ArrayLike, block: np.ndarray
+    ) -> tf.Tensor:
         """∇L(z_i)ᵀ block, [n, k]."""
         (n, d), c, k = x.shape, self._loss.outputs, block.shape[1]
         slopes = self._loss.slopes(self.logits(x, w), labels).numpy()
         u = (self._pair(x)[0] @ np.reshape(block, (d, c * k))).reshape(n, c, k)
         return tf.constant(np.einsum("nc,nck->nk", slopes, u))
 
-    def gradients(self, x, labels, w):
+    def gradients(self, x: scipy.sparse.csr_array, labels: tf.Tensor, w: ArrayLike) -> tf.Tensor:
         """∇L of every point, [n, d·c], dense."""
         slopes = self._loss.slopes(self.logits(x, w), labels).numpy()
         dense = self._pair(x)[0].toarray()
@@ -109,7 +122,9 @@ class SparseFunctions:
             (dense[:, :, np.newaxis] * slopes[:, np.newaxis]).reshape(len(dense), -1)
         )
 
-    def gradients_at(self, x, labels, thetas):
+    def gradients_at(
+        self, x: scipy.sparse.csr_array, labels: tf.Tensor, thetas: ArrayLike
+    ) -> tf.Tensor:
         """Σ ∇L at k different parameter vectors [d·c, k]: [d·c, k]."""
         columns = [
             self.value_and_gradient(x, labels, theta.reshape(x.shape[1], -1))[1].numpy().ravel()
@@ -117,7 +132,9 @@ class SparseFunctions:
         ]
         return tf.constant(np.stack(columns, axis=1))
 
-    def losses_at(self, x, labels, thetas):
+    def losses_at(
+        self, x: scipy.sparse.csr_array, labels: tf.Tensor, thetas: ArrayLike
+    ) -> tf.Tensor:
         """ℓ of every point at k different parameter vectors: [n, k]."""
         columns = [
             self._loss.losses(self.logits(x, theta.reshape(x.shape[1], -1)), labels)

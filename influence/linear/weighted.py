@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
-from influence.data.dataset import check_indices
+from influence.data.dataset import Dataset, check_indices
+from influence.data.types import DType, PointTensors
 from influence.linear.functions import LinearLoss
 from influence.linear.points import LinearPoints
 
@@ -26,25 +30,25 @@ class Weighted(LinearLoss):
     labels_spec = tf.TensorSpec([None, 2], tf.float64)
 
     @property
-    def outputs(self) -> int:
+    def outputs(self) -> int:  # type: ignore[override]  # where others have a field
         return self.loss.outputs
 
-    def losses(self, z, labels):
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         y, weights = self._unpack(z, labels)
         return weights * self.loss.losses(z, y)
 
-    def slopes(self, z, labels):
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         y, weights = self._unpack(z, labels)
         return weights[:, tf.newaxis] * self.loss.slopes(z, y)
 
-    def curvature(self, z, labels):
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         y, weights = self._unpack(z, labels)
         return weights[:, tf.newaxis] * self.loss.curvature(z, y)
 
-    def curvature_product(self, curvature, u):
+    def curvature_product(self, curvature: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         return self.loss.curvature_product(curvature, u)
 
-    def curvature_matrix(self, curvature):
+    def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
         return self.loss.curvature_matrix(curvature)
 
     def _unpack(self, z, labels):
@@ -66,20 +70,27 @@ class WeightedPoints(LinearPoints):
         example_weights: [n].
     """
 
-    def __init__(self, train, dtype, label_dtype, check_labels, example_weights: np.ndarray):
+    def __init__(
+        self,
+        train: Dataset,
+        dtype: DType,
+        label_dtype: Any,
+        check_labels: Callable[[np.ndarray, str], None],
+        example_weights: np.ndarray,
+    ) -> None:
         super().__init__(train, dtype, label_dtype, check_labels)
         self.example_weights = example_weights
 
     @functools.cached_property
-    def tensors(self):
+    def tensors(self) -> PointTensors:
         return self._weighted(slice(None))
 
-    def chosen(self, indices=None):
+    def chosen(self, indices: ArrayLike | None = None) -> PointTensors:
         if indices is None:
             return self.tensors
         return self._weighted(check_indices(indices, len(self.train), "train_indices"))
 
-    def label_tensor(self, labels):
+    def label_tensor(self, labels: np.ndarray) -> tf.Tensor:
         return pack(labels, np.ones(len(labels)))
 
     def _weighted(self, rows):

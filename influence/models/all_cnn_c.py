@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import numpy as np
 import tensorflow as tf
 
 from influence.data.dataset import Dataset, check_classes
+from influence.data.types import DType, File, Inputs
 from influence.fitting.adam import Adam
 from influence.models.cnn_gradient import sum_gradient
 from influence.models.cnn_hessian import CNNHessian
@@ -47,13 +51,13 @@ class AllCNNC(GenericNeuralNet):
         strides: tuple[int, ...] = (1, 2, 1, 2, 1),
         steps: int = 500_000,
         seed: int = 0,
-        dtype="float32",
+        dtype: DType = "float32",
         batch_size: int | None = None,
-    ):
+    ) -> None:
         if not 0 <= weight_decay < np.inf:
             raise ValueError(f"weight_decay must be at least 0, not {weight_decay!r}.")
         self.weight_decay, self.classes = float(weight_decay), int(classes)
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "channels": channels, "strides": tuple(strides), "steps": steps, "seed": seed,
             "dtype": dtype, "batch_size": batch_size,
         }  # fmt: skip
@@ -61,7 +65,9 @@ class AllCNNC(GenericNeuralNet):
         self.steps, self.strides = steps, tuple(strides)
         widths = [1, *[channels] * len(strides), self.classes]
         filters = [_FILTER] * len(strides) + [1]
-        shapes = [(k, k, *pair) for k, pair in zip(filters, zip(widths, widths[1:]))]
+        shapes: list[tuple[int, ...]] = [
+            (k, k, *pair) for k, pair in zip(filters, zip(widths, widths[1:]))
+        ]
         gains = [2.0] * len(shapes) + [1.0]
         shapes.append((self.classes, self.classes))
         self.weights, self.biases = [], []
@@ -76,7 +82,7 @@ class AllCNNC(GenericNeuralNet):
         super().__init__(train, variables, dtype, batch_size or _BATCH_SIZE)
 
     @property
-    def stages(self):
+    def stages(self) -> list[tuple[Any, Callable[[tf.Tensor], tf.Tensor]]]:
         """(variables, function) of every layer, in order: what ``SequentialHessian`` asks for."""
         layers = [
             lambda x, layer=layer: tf.tanh(self._sums(layer, x))
@@ -84,45 +90,45 @@ class AllCNNC(GenericNeuralNet):
         ]
         return list(zip(zip(self.weights, self.biases), [*layers, self._dense]))
 
-    def as_images(self, x):
+    def as_images(self, x: tf.Tensor) -> tf.Tensor:
         """Images that may come in rows, as [m, side, side, 1]."""
         return tf.reshape(x, [-1, self.side, self.side, 1])
 
-    def logits(self, x):
+    def logits(self, x: tf.Tensor) -> tf.Tensor:
         """The outputs [m, c] of images [m, ...]."""
         for _, function in self.stages:
             x = function(x)
         return x
 
-    def example_losses(self, logits, labels):
+    def example_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Cross-entropy, [m]."""
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
-    def adversarial_losses(self, logits, labels):
+    def adversarial_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """log(1 − p(y|x)), [m]."""
         wrong = tf.one_hot(labels, self.classes, on_value=-np.inf, off_value=0.0, dtype=self.dtype)
         return tf.reduce_logsumexp(logits + wrong, axis=1) - tf.reduce_logsumexp(logits, axis=1)
 
-    def regularization(self):
+    def regularization(self) -> tf.Tensor:
         """(λ/2)‖W‖²: the biases are free."""
         squares = [tf.reduce_sum(tf.square(weights)) for weights in self.weights]
         return self.weight_decay / 2 * tf.add_n(squares)
 
-    def fit(self, *, checkpoint=None, progress=False):
+    def fit(self, *, checkpoint: File | None = None, progress: bool = False) -> Self:
         """Adam with the paper's schedule, ``steps`` in all; see ``Adam.run`` for the options."""
         adam = Adam(seed=self._settings["seed"])
         adam.run(self, self.steps, checkpoint=checkpoint, progress=progress)
         return self
 
-    def predict(self, x) -> np.ndarray:
+    def predict(self, x: Inputs) -> np.ndarray:
         """The most likely class of each point, [m]."""
         return self.outputs(x).argmax(axis=1)
 
-    def sum_gradient(self, x, labels):
+    def sum_gradient(self, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """As the generic one, but written out by hand."""
         return sum_gradient(self, x, labels)
 
-    def output_jacobians(self, x):
+    def output_jacobians(self, x: tf.Tensor) -> tf.Tensor:
         """As the generic one, but with one backward pass of the whole batch an output."""
         size, patches, sums = tf.shape(x)[0], [], []
         with tf.GradientTape(persistent=True) as tape:

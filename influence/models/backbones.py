@@ -7,11 +7,14 @@ import json
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from influence.data.types import File
 
-def inception(side: int, weights):
+
+def inception(side: int, weights: File | None) -> Any:
     """Inception v3 without its top, pooled to 2,048 features, for images of ``side`` pixels.
 
     ``weights`` is a file, or None for random ones, the same every time, with a warning.
@@ -68,7 +71,7 @@ def _load(network, weights) -> None:
     )
 
 
-def check(backbone, side: int) -> None:
+def check(backbone: Any, side: int) -> None:
     """Raise a ValueError unless the network maps [m, side, side, 3] to [m, f]."""
     takes, gives = backbone.input_shape, backbone.output_shape
     fits = len(takes) == 4 and all(
@@ -80,7 +83,7 @@ def check(backbone, side: int) -> None:
         )
 
 
-def digest(backbone):
+def digest(backbone: Any) -> Any:
     """SHA-256 (a hash object) of a network's layers and weights, without the names of the layers,
     in which Keras counts the networks of a process."""
     found = hashlib.sha256()
@@ -88,5 +91,5 @@ def digest(backbone):
         settings = layer.get_config() | {"name": type(layer).__name__}
         found.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for array in backbone.get_weights():
-        found.update(np.ascontiguousarray(array))
+        found.update(np.ascontiguousarray(array).data)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -31,6 +31,8 @@ class CNNHessian(SequentialHessian):
         model: an ``AllCNNC``.
         progress: as for ``SequentialHessian``.
     """
+
+    _model: Any  # an AllCNNC
 
     def _loss_product(self, x, labels, vector):
         """Σ ∇²L(z_i) v over a batch, [p]."""

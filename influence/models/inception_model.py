@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.data.dataset import Dataset, check_dataset, check_indices, check_inputs
 from influence.data.files import write_atomically
+from influence.data.types import DType, File
 from influence.models import backbones
 from influence.models.logistic_regression import BinaryLogisticRegression
 from influence.objective.validation import Validation
@@ -55,14 +58,14 @@ class BinaryInceptionModel:
         train: Dataset,
         image_side: int = 299,
         weight_decay: float = 0.001,
-        weights=None,
-        cache_folder=None,
-        dtype="float64",
+        weights: File | None = None,
+        cache_folder: File | None = None,
+        dtype: DType = "float64",
         *,
-        backbone=None,
+        backbone: Any = None,
         batch_size: int = 8,
         progress: bool = False,
-    ):
+    ) -> None:
         check_dataset(train)
         if train.scale != 1:
             raise ValueError(
@@ -106,7 +109,7 @@ class BinaryInceptionModel:
         self.top.fit()
         return self
 
-    def features(self, images, progress: bool = False) -> np.ndarray:
+    def features(self, images: ArrayLike, progress: bool = False) -> np.ndarray:
         """φ of images [m, side, side, 3]: [m, f].
 
         With a ``cache_folder`` those of eight-bit images are kept; a damaged file is made again.
@@ -122,19 +125,23 @@ class BinaryInceptionModel:
             write_atomically(path, functools.partial(_write_features, features))
         return features
 
-    def outputs(self, images) -> np.ndarray:
+    def outputs(self, images: ArrayLike) -> np.ndarray:
         """The logits wᵀφ of images [m, side, side, 3]: [m, 1]."""
         return self.top.outputs(self.features(images))
 
-    def predict(self, images) -> np.ndarray:
+    def predict(self, images: ArrayLike) -> np.ndarray:
         """The more probable class of each image, 0 or 1: [m]."""
         return self.top.predict(self.features(images))
 
-    def influence_on_loss(self, x_test, y_test, **settings) -> np.ndarray:
+    def influence_on_loss(
+        self, x_test: ArrayLike, y_test: ArrayLike, **settings: Any
+    ) -> np.ndarray:
         """``GenericNeuralNet.influence_on_loss`` for test images [m, side, side, 3]: [m, n]."""
         return self.top.influence_on_loss(self.features(x_test), y_test, **settings)
 
-    def influence_input_gradient(self, train_indices, x_test, y_test, **settings) -> np.ndarray:
+    def influence_input_gradient(
+        self, train_indices: ArrayLike, x_test: ArrayLike, y_test: ArrayLike, **settings: Any
+    ) -> np.ndarray:
         """∇ of ``influence_on_loss(..., reduction="mean")`` with respect to the pixels of training
         images, in units of [−1, 1] (a grey level is 2/255): [k, side, side, 3].
 
@@ -147,11 +154,13 @@ class BinaryInceptionModel:
         )
         return self.pixel_gradient(self.train.x[indices], gradients)
 
-    def validate(self, x_test, y_test, points: int = 20, **settings) -> Validation:
+    def validate(
+        self, x_test: ArrayLike, y_test: ArrayLike, points: int = 20, **settings: Any
+    ) -> Validation:
         """``GenericNeuralNet.validate`` for test images [m, side, side, 3]."""
         return self.top.validate(self.features(x_test), y_test, points, **settings)
 
-    def pixel_gradient(self, images, feature_gradients) -> np.ndarray:
+    def pixel_gradient(self, images: ArrayLike, feature_gradients: ArrayLike) -> np.ndarray:
         """Vector-Jacobian products gᵢᵀ ∂φ/∂x at images xᵢ: [k, side, side, 3].
 
         Args:
@@ -172,7 +181,9 @@ class BinaryInceptionModel:
         ]
         return np.concatenate(parts)
 
-    def features_and_pullback(self, images) -> tuple[np.ndarray, Callable]:
+    def features_and_pullback(
+        self, images: ArrayLike
+    ) -> tuple[np.ndarray, Callable[[ArrayLike], np.ndarray]]:
         """φ of images [k, side, side, 3], and what takes gradients there back to the pixels.
 
         One forward pass now, and one backward pass when ``pullback(g)``, g [k, f], is called,

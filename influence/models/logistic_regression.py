@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.data.dataset import Dataset, check_classes, check_dataset, check_two_classes
+from influence.data.types import DType, Inputs
 from influence.linear.functions import LinearLoss, OneLogitLoss
 from influence.linear.model import LinearModel
 from influence.linear.penalty import Ridge
@@ -19,25 +20,25 @@ class Softmax(LinearLoss):
 
     outputs: int
 
-    def losses(self, z, labels):
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z)
 
-    def slopes(self, z, labels):
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(z) - tf.one_hot(labels, self.outputs, dtype=z.dtype)
 
-    def curvature(self, z, labels):
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(z)
 
-    def curvature_product(self, curvature, u):
+    def curvature_product(self, curvature: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         weighted = curvature[:, :, tf.newaxis] * u
         total = tf.reduce_sum(weighted, axis=1, keepdims=True)
         return weighted - self.probabilities(curvature)[:, :, tf.newaxis] * total
 
-    def curvature_matrix(self, curvature):
+    def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
         outer = curvature[:, :, tf.newaxis] * self.probabilities(curvature)[:, tf.newaxis, :]
         return tf.linalg.diag(curvature) - outer
 
-    def probabilities(self, curvature):
+    def probabilities(self, curvature: tf.Tensor) -> tf.Tensor:
         """softmax(z) from what ``curvature`` gives, [b, c]."""
         return curvature
 
@@ -46,16 +47,16 @@ class Softmax(LinearLoss):
 class Logistic(OneLogitLoss):
     """Cross-entropy of the sigmoid of one logit, labels 0 and 1."""
 
-    def losses(self, z, labels):
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         labels = tf.cast(labels, z.dtype)
         return tf.nn.sigmoid_cross_entropy_with_logits(labels, z[:, 0])
 
-    def slopes(self, z, labels):
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         # −y σ(−yz) for y = ±1, which keeps its digits where σ(z) − label would cancel.
         sign = 2 * tf.cast(labels, z.dtype)[:, tf.newaxis] - 1
         return -sign * tf.sigmoid(-sign * z)
 
-    def curvature(self, z, labels):
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(z) * tf.sigmoid(-z)
 
 
@@ -75,9 +76,9 @@ class LogisticRegression(LinearModel):
         train: Dataset,
         weight_decay: float,
         num_classes: int | None = None,
-        dtype="float32",
+        dtype: DType = "float32",
         batch_size: int | None = None,
-    ):
+    ) -> None:
         check_dataset(train)
         if num_classes is None:
             num_classes = int(train.labels.max()) + 1
@@ -85,18 +86,18 @@ class LogisticRegression(LinearModel):
         super().__init__(train, loss, Ridge(weight_decay), dtype, batch_size)
         check_two_classes(train.labels)
 
-    def adversarial_losses(self, logits, labels):
+    def adversarial_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """log(1 − p_y) = log Σ_{k≠y} exp z_k − log Σ_k exp z_k."""
         wrong = tf.one_hot(labels, self.loss.outputs, on_value=-np.inf, off_value=0.0)
         return tf.reduce_logsumexp(logits + tf.cast(wrong, logits.dtype), 1) - (
             tf.reduce_logsumexp(logits, 1)
         )
 
-    def probabilities(self, x) -> np.ndarray:
+    def probabilities(self, x: Inputs) -> np.ndarray:
         """p(class | x): [m, c]."""
         return tf.nn.softmax(self.outputs(x)).numpy()
 
-    def predict(self, x) -> np.ndarray:
+    def predict(self, x: Inputs) -> np.ndarray:
         """The most probable class of each point: [m]."""
         return self.outputs(x).argmax(axis=1)
 
@@ -123,22 +124,22 @@ class BinaryLogisticRegression(LinearModel):
         self,
         train: Dataset,
         weight_decay: float,
-        dtype="float32",
+        dtype: DType = "float32",
         batch_size: int | None = None,
-    ):
+    ) -> None:
         check_dataset(train)
         super().__init__(train, Logistic(), Ridge(weight_decay), dtype, batch_size)
         check_two_classes(train.labels)
 
-    def adversarial_losses(self, logits, labels):
+    def adversarial_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """log(1 − p_y) = −log(1 + exp(y z)) for y = ±1."""
         return -self.loss.losses(logits, 1 - labels)
 
-    def probabilities(self, x) -> np.ndarray:
+    def probabilities(self, x: Inputs) -> np.ndarray:
         """p(1 | x): [m]."""
         return tf.sigmoid(self.outputs(x)[:, 0]).numpy()
 
-    def predict(self, x) -> np.ndarray:
+    def predict(self, x: Inputs) -> np.ndarray:
         """The more probable class of each point, 0 or 1: [m]."""
         return (self.outputs(x)[:, 0] > 0).astype(np.int64)
 

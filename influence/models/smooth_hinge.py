@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import scipy.sparse
@@ -11,8 +13,9 @@ import tensorflow as tf
 from sklearn.svm import LinearSVC
 
 from influence.data.dataset import Dataset, check_dataset, check_two_classes
+from influence.data.types import DType, Inputs
 from influence.fitting.newton import ConvergenceWarning
-from influence.linear.functions import OneLogitLoss
+from influence.linear.functions import LinearLoss, OneLogitLoss
 from influence.linear.model import LinearModel
 from influence.linear.penalty import Ridge
 
@@ -32,10 +35,10 @@ class SmoothHingeLoss(OneLogitLoss):
 
     temperature: float | tf.Tensor
 
-    def split(self):
+    def split(self) -> tuple[LinearLoss, tuple[float, ...]]:
         return (self, ()) if self._is_hinge else (SmoothHingeLoss(1.0), (self.temperature,))
 
-    def at(self, numbers):
+    def at(self, numbers: Sequence[tf.Tensor]) -> LinearLoss:
         return SmoothHingeLoss(*numbers) if numbers else self
 
     @property
@@ -43,20 +46,20 @@ class SmoothHingeLoss(OneLogitLoss):
         # A tensor is the temperature of a smooth one.
         return not tf.is_tensor(self.temperature) and self.temperature == 0
 
-    def losses(self, z, labels):
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         gap = 1 - _signs(z, labels) * z
         if self._is_hinge:
             return tf.nn.relu(gap)[:, 0]
         return (self.temperature * tf.nn.softplus(gap / self.temperature))[:, 0]
 
-    def slopes(self, z, labels):
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         y = _signs(z, labels)
         gap = 1 - y * z
         if self._is_hinge:
             return -y * tf.cast(gap > 0, z.dtype)
         return -y * tf.sigmoid(gap / self.temperature)
 
-    def curvature(self, z, labels):
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         if self._is_hinge:
             return tf.zeros_like(z)
         u = (1 - _signs(z, labels) * z) / self.temperature
@@ -70,13 +73,13 @@ class SquaredHingeLoss(OneLogitLoss):
     Its curvature, 2 or 0, jumps at s = 1, where it is taken as 0.
     """
 
-    def losses(self, z, labels):
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.square(_gaps(z, labels))[:, 0]
 
-    def slopes(self, z, labels):
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return -2 * _signs(z, labels) * _gaps(z, labels)
 
-    def curvature(self, z, labels):
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return 2 * tf.cast(_gaps(z, labels) > 0, z.dtype)
 
 
@@ -100,15 +103,17 @@ class SmoothHinge(LinearModel):
         batch_size: points converted at a time.
     """
 
+    loss: SmoothHingeLoss
+
     def __init__(
         self,
         train: Dataset,
         weight_decay: float,
         temperature: float,
         use_bias: bool = False,
-        dtype="float32",
+        dtype: DType = "float32",
         batch_size: int | None = None,
-    ):
+    ) -> None:
         check_dataset(train)
         if not 0 <= temperature < np.inf:
             raise ValueError(f"temperature must be at least 0 and finite, not {temperature!r}.")
@@ -124,11 +129,11 @@ class SmoothHinge(LinearModel):
         """t."""
         return self.loss.temperature
 
-    def predict(self, x) -> np.ndarray:
+    def predict(self, x: Inputs) -> np.ndarray:
         """The class of each point, −1 or +1: [m]."""
         return np.where(self.outputs(x)[:, 0] > 0, 1, -1)
 
-    def fit(self):
+    def fit(self) -> Self:  # type: ignore[override]  # liblinear takes none of the options
         """Minimise: the hinge by liblinear, a smooth loss as ``LinearModel.fit`` does.
 
         From θ = 0, or where Newton's method fails, a low temperature is approached from higher

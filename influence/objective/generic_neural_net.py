@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import functools
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
@@ -15,20 +16,17 @@ from influence.curvature.gauss_newton import GaussNewton
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import default_batch_size
 from influence.data.dataset import Dataset, check_dataset, check_indices
+from influence.data.types import DType, Inputs, Loss, PointTensors, Reduction
 from influence.data.vectors import flatten, split
 from influence.objective.points import Points
 from influence.objective.scans import Scans
 from influence.objective.validation import Validation, validate
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
-from influence.solvers.solution import Solution
+from influence.solvers.solution import Solution, Solver
 
 # Up to this many parameters the whole matrix is cheaper than an iteration.
 EXACT_SIZE = 2000
-
-# Points as a model takes them: an array [m, ...] for most, a structure of arrays for some of Keras.
-Inputs = Any
-Loss = Literal["normal", "adversarial"]
 
 
 class GenericNeuralNet(abc.ABC):
@@ -58,14 +56,16 @@ class GenericNeuralNet(abc.ABC):
     """
 
     label_dtype: Any = np.int64
+    # A Dataset, or what else a subclass lets through ``_check_train``.
+    train: Any
 
     def __init__(
         self,
-        train: Dataset,
-        variables,
-        dtype="float32",
+        train: Any,
+        variables: Iterable[tf.Variable],
+        dtype: DType = "float32",
         batch_size: int | None = None,
-    ):
+    ) -> None:
         self._check_train(train)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, not {dtype!r}.")
@@ -95,11 +95,11 @@ class GenericNeuralNet(abc.ABC):
         """The part of the objective that does not depend on the data: a scalar."""
 
     @abc.abstractmethod
-    def fit(self) -> GenericNeuralNet:
+    def fit(self) -> Self:
         """Minimise the objective from the present parameters; returns the model."""
 
     @abc.abstractmethod
-    def _clone(self, train: Dataset) -> GenericNeuralNet:
+    def _clone(self, train: Dataset) -> Self:
         """An unfitted model with the same settings on other points."""
 
     @abc.abstractmethod
@@ -125,6 +125,10 @@ class GenericNeuralNet(abc.ABC):
 
     @parameters.setter
     def parameters(self, theta: ArrayLike) -> None:
+        self._assign(theta)
+
+    def _assign(self, theta: ArrayLike) -> None:
+        """Put θ into the variables."""
         theta = np.asarray(theta)
         if theta.shape != (self.num_parameters,) or not np.isfinite(theta).all():
             raise ValueError(
@@ -135,13 +139,13 @@ class GenericNeuralNet(abc.ABC):
             variable.assign(tf.cast(value, variable.dtype))
         self._at_theta.clear()
 
-    def with_parameters(self, theta: ArrayLike) -> GenericNeuralNet:
+    def with_parameters(self, theta: ArrayLike) -> Self:
         """A model with the same settings and data at parameters ``theta`` [p]."""
         model = self._clone(self.train)
         model.parameters = theta
         return model
 
-    def refit(self, without: ArrayLike) -> GenericNeuralNet:
+    def refit(self, without: ArrayLike) -> Self:
         """A model fitted without the training points at these indices, from the present θ."""
         model = self._clone(self.train.without(without))
         model.parameters = self.parameters
@@ -156,7 +160,7 @@ class GenericNeuralNet(abc.ABC):
             return max(1, self.outputs(self.train.x[:1]).size)
 
     @property
-    def tensors(self) -> tuple:
+    def tensors(self) -> PointTensors:
         """The training points, as scans take them: (x, labels) in the data's own dtype."""
         return self.points.tensors
 
@@ -230,7 +234,7 @@ class GenericNeuralNet(abc.ABC):
         x_test: Inputs,
         y_test: ArrayLike,
         loss: Loss = "normal",
-        reduction: Literal["mean"] | None = None,
+        reduction: Reduction | None = None,
     ) -> np.ndarray:
         """∇_θ of each test loss, [p, m], or with ``reduction="mean"`` of their mean, [p]."""
         check_reduction(reduction)
@@ -256,7 +260,11 @@ class GenericNeuralNet(abc.ABC):
         return self._at_theta["gauss_newton"]
 
     def inverse_hvp(
-        self, v: ArrayLike, solver=None, strict: bool = False, curvature=None
+        self,
+        v: ArrayLike,
+        solver: Solver | None = None,
+        strict: bool = False,
+        curvature: HessianOperator | None = None,
     ) -> Solution:
         """H⁻¹ v for v [p] or [p, k], with how the solve went; the rest as elsewhere."""
         operator = self._default_curvature() if curvature is None else curvature
@@ -275,10 +283,10 @@ class GenericNeuralNet(abc.ABC):
         x_test: Inputs,
         y_test: ArrayLike,
         *,
-        reduction: Literal["mean"] | None = None,
+        reduction: Reduction | None = None,
         loss: Loss = "normal",
-        solver=None,
-        curvature=None,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
         train_indices: ArrayLike | None = None,
         strict: bool = False,
     ) -> np.ndarray:
@@ -319,10 +327,10 @@ class GenericNeuralNet(abc.ABC):
         x_test: Inputs,
         y_test: ArrayLike,
         *,
-        reduction: Literal["mean"] | None = None,
+        reduction: Reduction | None = None,
         loss: Loss = "normal",
-        solver=None,
-        curvature=None,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
         strict: bool = False,
     ) -> np.ndarray:
         """The same quantity for points that need not be in the training set: [m, q] or [q].
@@ -340,8 +348,8 @@ class GenericNeuralNet(abc.ABC):
         y_test: ArrayLike,
         *,
         loss: Loss = "normal",
-        solver=None,
-        curvature=None,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
         strict: bool = False,
     ) -> Any:
         """∇_x of ``influence_on_loss(..., reduction="mean")`` at training points: [k, ...].
@@ -358,8 +366,8 @@ class GenericNeuralNet(abc.ABC):
     def self_influence(
         self,
         *,
-        solver=None,
-        curvature=None,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
         train_indices: ArrayLike | None = None,
         strict: bool = False,
     ) -> np.ndarray:
@@ -377,8 +385,8 @@ class GenericNeuralNet(abc.ABC):
         y_test: ArrayLike,
         points: int = 20,
         *,
-        solver=None,
-        curvature=None,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
         progress: bool = False,
     ) -> Validation:
         """Refit without the most influential points: can the scores be trusted on this model?
@@ -441,7 +449,7 @@ class GenericNeuralNet(abc.ABC):
         return (block.T @ self.regularization_gradient())[:, np.newaxis]
 
 
-def check_reduction(reduction) -> None:
+def check_reduction(reduction: object) -> None:
     """Raise a ValueError unless ``reduction`` is None or "mean"."""
     if reduction not in (None, "mean"):
         raise ValueError(f'reduction must be None or "mean", not {reduction!r}.')

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from influence.data.batches import take_rows
-from influence.data.dataset import Dataset, check_indices, check_inputs, check_points
+from influence.data.dataset import check_indices, check_inputs, check_points
+from influence.data.types import DType, Inputs, PointTensors, Tensors
 
 # Points that ``blocks`` gives at a time.
 _BLOCK = 512
@@ -29,18 +32,27 @@ class Points:
         check_labels: (labels, name) -> None, raises a ValueError for labels that are none.
     """
 
-    def __init__(self, train: Dataset, dtype, label_dtype, check_labels: Callable):
+    # A Dataset, or what a subclass has in its place.
+    train: Any
+
+    def __init__(
+        self,
+        train: Any,
+        dtype: DType,
+        label_dtype: Any,
+        check_labels: Callable[[np.ndarray, str], None],
+    ) -> None:
         self.train, self.dtype = train, np.dtype(dtype)
         self._label_dtype, self._check_labels = label_dtype, check_labels
 
     @functools.cached_property
-    def tensors(self):
+    def tensors(self) -> PointTensors:
         """The training points (x, labels) as tensors in the data's own dtype."""
         # Outside any function that is being traced.
         with tf.init_scope():
             return self.input_tensor(self.train.x), self.label_tensor(self.train.labels)
 
-    def chosen(self, indices=None):
+    def chosen(self, indices: ArrayLike | None = None) -> PointTensors:
         """The training points at ``indices``, or all of them (None)."""
         if indices is None:
             return self.tensors
@@ -48,11 +60,11 @@ class Points:
         x = self.input_tensor(self.train.x[indices])
         return x, self.label_tensor(self.train.labels[indices])
 
-    def raw(self, indices):
+    def raw(self, indices: np.ndarray) -> PointTensors:
         """Those points as they came, where ``chosen`` gives something made of them."""
         return self.chosen(indices)
 
-    def checked(self, x, labels, x_name: str, labels_name: str):
+    def checked(self, x: Inputs, labels: ArrayLike, x_name: str, labels_name: str) -> PointTensors:
         """Test points (x [m, ...], labels [m]) as tensors.
 
         Raises:
@@ -62,28 +74,28 @@ class Points:
         self._check_labels(labels, labels_name)
         return self.input_tensor(x.astype(self.dtype)), self.label_tensor(labels)
 
-    def inputs(self, x, name: str):
+    def inputs(self, x: Inputs, name: str) -> Tensors:
         """Test points ``x`` [m, ...] without labels, checked, as a tensor."""
         return self.input_tensor(check_inputs(x, self.train.x.shape[1:], name))
 
-    def convert(self, x):
+    def convert(self, x: Tensors) -> Tensors:
         """A batch of points as the model sees them: its dtype, times the data set's scale."""
         x = tf.cast(x, self.dtype)
         return x if self.train.scale == 1 else x * tf.constant(self.train.scale, self.dtype)
 
-    def blocks(self, points) -> Iterator:
+    def blocks(self, points: PointTensors) -> Iterator[PointTensors]:
         """A few of these points at a time."""
         x, labels = points
         for first in range(0, labels.shape[0], _BLOCK):
             yield take_rows((x, labels), slice(first, first + _BLOCK))
 
-    def input_tensor(self, x):
+    def input_tensor(self, x: Inputs) -> Tensors:
         """Points as the compiled functions take them, in the points' own dtype."""
         if scipy.sparse.issparse(x):
             raise ValueError("This model takes no sparse points: use x.toarray().")
         # identity lets go of the second copy that the conversion makes
         return tf.identity(x)
 
-    def label_tensor(self, labels) -> tf.Tensor:
+    def label_tensor(self, labels: np.ndarray) -> tf.Tensor:
         """Labels as the compiled functions take them."""
         return tf.constant(labels.astype(self._label_dtype))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +15,7 @@ from influence.data.batches import (
     spec_of,
     sum_over_batches,
 )
+from influence.data.types import Loss, Model, PointTensors, Tensors
 from influence.data.vectors import flatten, split
 
 
@@ -28,36 +31,38 @@ class Scans:
             ``example_losses``, ``adversarial_losses``, ``sum_gradient`` and ``input_logits``.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Model) -> None:
         self._model = model
-        self._compiled = {}
+        self._compiled: dict[tuple[Any, str], Callable[..., Tensors]] = {}
 
-    def losses(self, loss: str, points) -> tf.Tensor:
+    def losses(self, loss: Loss, points: PointTensors) -> tf.Tensor:
         """The loss of every point, [m]."""
         return self._run("_traced_losses", loss, points)
 
-    def gradients(self, loss: str, points) -> np.ndarray:
+    def gradients(self, loss: Loss, points: PointTensors) -> np.ndarray:
         """∇L of every point, [m, p]."""
         return self._run("_traced_gradients", loss, points).numpy()
 
-    def mean_gradient(self, loss: str, points) -> np.ndarray:
+    def mean_gradient(self, loss: Loss, points: PointTensors) -> np.ndarray:
         """The mean of ∇L, [p]."""
         return self._run("_traced_mean_gradient", loss, points).numpy()
 
-    def directional_derivatives(self, points, block: tf.Tensor) -> tf.Tensor:
+    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
         """∇L(z_i)ᵀ of every column of ``block`` [p, k], forward-mode: [m, k]."""
         return self._run("_traced_directional_derivatives", "normal", points, block)
 
-    def input_gradients(self, points, direction: tf.Tensor):
+    def input_gradients(self, points: PointTensors, direction: tf.Tensor) -> Tensors:
         """∇_x of ∇L(z_i)ᵀ ``direction`` [p, 1], in converted units: [m, ...]."""
         gradients = self._run("_traced_input_gradients", "normal", points, direction)
         return tf.nest.map_structure(lambda gradient: gradient.numpy(), gradients)
 
-    def outputs(self, x) -> tf.Tensor:
+    def outputs(self, x: Tensors) -> tf.Tensor:
         """The logits of points ``x``."""
         return self._model.logits(self._model.convert(x))
 
-    def compiled(self, name, function, points, blocks: int = 0):
+    def compiled(
+        self, name: Any, function: Callable[..., Tensors], points: PointTensors, blocks: int = 0
+    ) -> Callable[..., Tensors]:
         """``function(points, *blocks)``, traced once for each ``name`` and kind of points.
 
         A block is [p, k].
@@ -70,7 +75,7 @@ class Scans:
             self._compiled[key] = tf.function(function, input_signature=signature)
         return self._compiled[key]
 
-    def losses_of(self, loss: str):
+    def losses_of(self, loss: Loss) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         """The function (logits, labels) -> [m] that ``loss`` names."""
         model = self._model
         functions = {"normal": model.example_losses, "adversarial": model.adversarial_losses}
@@ -78,7 +83,7 @@ class Scans:
             raise ValueError(f'loss must be "normal" or "adversarial", not {loss!r}.')
         return functions[loss]
 
-    def _run(self, function: str, loss: str, points, *blocks):
+    def _run(self, function: str, loss: Loss, points, *blocks):
         traced = functools.partial(getattr(self, function), loss)
         return self.compiled((function, loss), traced, points, len(blocks))(points, *blocks)
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 from tqdm import tqdm
+
+from influence.curvature.operator import HessianOperator
+from influence.data.types import Inputs, Model
+from influence.solvers.solution import Solver
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +58,14 @@ class Validation:
 
 
 def validate(
-    model, x_test, y_test, points: int = 20, *, solver=None, curvature=None, progress=False
+    model: Model,
+    x_test: Inputs,
+    y_test: ArrayLike,
+    points: int = 20,
+    *,
+    solver: Solver | None = None,
+    curvature: HessianOperator | None = None,
+    progress: bool = False,
 ) -> Validation:
     """Refit ``model`` without each of its ``points`` most influential training points.
 

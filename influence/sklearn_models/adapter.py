@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from influence.data.dataset import Dataset
+from influence.curvature.operator import HessianOperator
+from influence.data.dataset import Dataset, check_indices
+from influence.data.types import Inputs
 from influence.fitting.newton import ConvergenceWarning, newton_direction
 from influence.linear.leverage import one_newton_step
 from influence.linear.model import LinearModel
@@ -21,6 +26,7 @@ from influence.models.smooth_hinge import SmoothHingeLoss
 from influence.objective.generic_neural_net import check_reduction
 from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
 from influence.sklearn_models.points import SklearnPoints, transformed
+from influence.solvers.solution import Solver
 
 # How far a Newton step may lower the objective, relative to its value at θ = 0. There the scores
 # were 1–2% off; a gradient norm says much less, because it depends on the features' units.
@@ -30,10 +36,10 @@ _COLUMNS_AT_ONCE = 512
 
 
 def from_sklearn(
-    estimator,
-    X,  # noqa: N803 (scikit-learn's name)
-    y,
-    sample_weight=None,
+    estimator: Any,
+    X: Inputs,  # noqa: N803 (scikit-learn's name)
+    y: ArrayLike,
+    sample_weight: ArrayLike | None = None,
     *,
     temperature: float = 0.001,
     leverage: bool = False,
@@ -121,7 +127,15 @@ class SklearnModel(LinearModel):
         leverage: whether ``influence_on_loss`` corrects for it.
     """
 
-    def __init__(self, estimator, terms: Terms, train, weights, transform, leverage: bool):
+    def __init__(
+        self,
+        estimator: Any,
+        terms: Terms,
+        train: Dataset,
+        weights: np.ndarray,
+        transform: Callable[[Inputs], Inputs] | None,
+        leverage: bool,
+    ) -> None:
         self.estimator, self.leverage = estimator, leverage
         self._terms, self._transform = terms, transform
         self._classes = getattr(estimator, "classes_", None)
@@ -140,7 +154,7 @@ class SklearnModel(LinearModel):
             keeps_sum=not terms.mean,
         )
 
-    def predict(self, x) -> np.ndarray:
+    def predict(self, x: Inputs) -> np.ndarray:
         """The estimator's prediction for each point, a class or a number: [m]."""
         outputs = self.outputs(x)
         if self._classes is None:
@@ -148,7 +162,7 @@ class SklearnModel(LinearModel):
         binary = self.loss.outputs == 1
         return self._classes[(outputs[:, 0] > 0).astype(int) if binary else outputs.argmax(axis=1)]
 
-    def fit(self):
+    def fit(self) -> Self:  # type: ignore[override]  # nor do estimators take them
         """Fit a clone of the estimator, with the same settings, to the model's own points."""
         estimator, y = clone(self.estimator), self.train.labels
         if self._classes is not None:
@@ -165,13 +179,15 @@ class SklearnModel(LinearModel):
         self._read_parameters()
         return self
 
-    def refit(self, without):
+    def refit(self, without: ArrayLike) -> Self:
         """A model of the same estimator settings, fitted without these training points.
 
         How near it comes to its optimum is a matter of the estimator's own ``tol``.
         """
         train = self.train.without(without)
-        return self._with(train, np.delete(self.example_weights, without)).fit()
+        return self._with(
+            train, np.delete(self.example_weights, check_indices(without, len(self.train)))
+        ).fit()
 
     def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
         if not self.leverage:
@@ -185,7 +201,14 @@ class SklearnModel(LinearModel):
             parts.append(changes if reduction is None else changes.mean(axis=0))
         return np.concatenate(parts, axis=-1)
 
-    def parameters_without(self, train_indices=None, *, solver=None, curvature=None, strict=False):
+    def parameters_without(
+        self,
+        train_indices: ArrayLike | None = None,
+        *,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        strict: bool = False,
+    ) -> np.ndarray:
         """θ after one Newton step from θ̂ of the objective without point i, for each i: [p, n].
 
         θ̂ + (nH − H_i)⁻¹∇ℓ_i, where the influence function has (nH)⁻¹∇ℓ_i: it neglects that the
@@ -211,7 +234,9 @@ class SklearnModel(LinearModel):
         steps = one_newton_step(rows, slopes, curvatures, inverse)
         return self.parameters[:, np.newaxis] + steps
 
-    def influence_input_gradient(self, train_indices, x_test, y_test, **options) -> np.ndarray:
+    def influence_input_gradient(
+        self, train_indices: ArrayLike, x_test: Inputs, y_test: ArrayLike, **options: Any
+    ) -> np.ndarray:
         """As ``GenericNeuralNet.influence_input_gradient``; not for pipelines."""
         if self._transform is not None:
             raise ValueError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import linear_model, svm
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
@@ -37,7 +39,7 @@ class Terms:
     codes: tuple[int, ...] = ()
 
 
-def read_terms(estimator, temperature: float) -> Terms:
+def read_terms(estimator: Any, temperature: float) -> Terms:
     """The terms of a fitted estimator, with the hinge smoothed at ``temperature``.
 
     Raises:
@@ -54,7 +56,9 @@ def read_terms(estimator, temperature: float) -> Terms:
     return _READERS[type(estimator)](estimator, temperature)
 
 
-def encode_labels(labels, classes, codes, name: str):
+def encode_labels(
+    labels: ArrayLike, classes: np.ndarray | None, codes: tuple[int, ...], name: str
+) -> ArrayLike:
     """What stands for ``labels`` in the loss, [m]; numbers as they are where ``classes`` is None.
 
     Raises:
@@ -76,7 +80,9 @@ def encode_labels(labels, classes, codes, name: str):
     return np.array(encoded)
 
 
-def example_weights(estimator, terms: Terms, labels: np.ndarray, sample_weight) -> np.ndarray:
+def example_weights(
+    estimator: Any, terms: Terms, labels: np.ndarray, sample_weight: ArrayLike | None
+) -> np.ndarray:
     """w [n]: the weight of each example times that of its class; ``labels`` are encoded.
 
     Raises:

@@ -14,7 +14,7 @@ from influence.models.logistic_regression import Softmax
 class ScalableSoftmax(Softmax):
     """``Softmax`` whose curvature methods also take w·softmax(z), for any w ≥ 0."""
 
-    def probabilities(self, curvature):
+    def probabilities(self, curvature: tf.Tensor) -> tf.Tensor:
         total = tf.reduce_sum(curvature, axis=1, keepdims=True)
         return tf.math.divide_no_nan(curvature, total)
 
@@ -25,11 +25,11 @@ class SquaredError(OneLogitLoss):
 
     labels_spec = tf.TensorSpec([None], tf.float64)
 
-    def losses(self, z, labels):
+    def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.square(z[:, 0] - tf.cast(labels, z.dtype))
 
-    def slopes(self, z, labels):
+    def slopes(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return 2 * (z - tf.cast(labels, z.dtype)[:, tf.newaxis])
 
-    def curvature(self, z, labels):
+    def curvature(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return 2 * tf.ones_like(z)

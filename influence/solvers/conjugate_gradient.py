@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from influence.solvers.solution import (
+    Operator,
     Solution,
     as_block,
     complain,
@@ -28,15 +30,15 @@ class ConjugateGradient:
 
     tolerance: float = 1e-6
     max_iterations: int = 1000
-    preconditioner: object | None = None
+    preconditioner: Operator | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, not {self.tolerance!r}.")
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, not {self.max_iterations!r}.")
 
-    def solve(self, operator, rhs, strict: bool = False) -> Solution:
+    def solve(self, operator: Operator, rhs: ArrayLike, strict: bool = False) -> Solution:
         """Solve for ``rhs`` [p] or [p, k].
 
         Warns (``SolverWarning``), or raises ``SolverError`` with ``strict=True``, when a residual
@@ -107,19 +109,20 @@ class ConjugateGradient:
         return np.asarray(self.preconditioner @ r, np.float64)
 
     def _report(self, operator, solution: Solution, curvature: np.ndarray, strict: bool) -> None:
-        k = len(solution.converged)
-        if solution.negative_curvature.any():
+        k = np.size(solution.converged)
+        indefinite = np.count_nonzero(solution.negative_curvature)
+        if indefinite:
             complain(
-                f"ConjugateGradient met negative curvature for "
-                f"{int(solution.negative_curvature.sum())} of {k} right-hand sides: the operator "
-                f"is not positive definite{remedy_of(operator, curvature.min())}",
+                f"ConjugateGradient met negative curvature for {indefinite} of {k} right-hand "
+                f"sides: the operator is not positive "
+                f"definite{remedy_of(operator, curvature.min())}",
                 strict,
             )
-        elif not solution.converged.all():
+        elif not np.all(solution.converged):
             complain(
-                f"ConjugateGradient stopped at relative residual {solution.residual.max():.2g} "
-                f"(tolerance {self.tolerance:.2g}) after {solution.iterations.max()} iterations "
-                f"for {int((~solution.converged).sum())} of {k} right-hand sides; raise "
+                f"ConjugateGradient stopped at relative residual {np.max(solution.residual):.2g} "
+                f"(tolerance {self.tolerance:.2g}) after {np.max(solution.iterations)} iterations "
+                f"for {k - np.count_nonzero(solution.converged)} of {k} right-hand sides; raise "
                 f"max_iterations, add damping, compute in float64, or use Exact().",
                 strict,
             )

@@ -7,8 +7,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.linalg
+from numpy.typing import ArrayLike
 
 from influence.solvers.solution import (
+    DenseOperator,
     Solution,
     SolverError,
     as_block,
@@ -27,11 +29,11 @@ class Exact:
     Needs p² numbers; ``operator.dense()`` refuses above its stated size.
     """
 
-    _factors: WeakKeyDictionary = field(
+    _factors: WeakKeyDictionary[DenseOperator, CholeskyFactor] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
-    def factor(self, operator) -> CholeskyFactor:
+    def factor(self, operator: np.ndarray | DenseOperator) -> CholeskyFactor:
         """The factor of ``operator``, computed at the first call.
 
         Raises:
@@ -43,7 +45,9 @@ class Exact:
             self._factors[operator] = CholeskyFactor(operator.dense())
         return self._factors[operator]
 
-    def solve(self, operator, rhs, strict: bool = False) -> Solution:
+    def solve(
+        self, operator: np.ndarray | DenseOperator, rhs: ArrayLike, strict: bool = False
+    ) -> Solution:
         """Solve for ``rhs`` [p] or [p, k].
 
         Warns (``SolverWarning``), or raises ``SolverError`` with ``strict=True``, when rounding
@@ -70,7 +74,7 @@ class Exact:
 class CholeskyFactor:
     """H = LLᵀ, as an operator whose ``@`` is H⁻¹ (so it can precondition, too)."""
 
-    def __init__(self, matrix: np.ndarray):
+    def __init__(self, matrix: np.ndarray) -> None:
         matrix = np.asarray(matrix)
         check_finite(matrix)
         self.dtype = matrix.dtype
@@ -79,7 +83,7 @@ class CholeskyFactor:
         except scipy.linalg.LinAlgError:
             raise SolverError(_not_positive_definite(matrix)) from None
 
-    def __matmul__(self, block):
+    def __matmul__(self, block: ArrayLike) -> np.ndarray:
         block = np.asarray(block)
         solved = scipy.linalg.cho_solve(
             self._factor, block.astype(self.dtype, copy=False), check_finite=False

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
-from influence.solvers.solution import Solution, SolverError, as_block, complain, finish, product
+from influence.solvers.solution import (
+    SampledOperator,
+    Solution,
+    SolverError,
+    as_block,
+    complain,
+    finish,
+    product,
+)
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,18 @@ class Lissa:
     batch_size: int = 1
     seed: int = 17
     replacement: bool = False
-    _compiled: WeakKeyDictionary = field(
+    _compiled: WeakKeyDictionary[Any, Any] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < np.inf:
             raise ValueError(f"scale must be a positive number or None, not {self.scale!r}.")
         for name, least in (("recursion_depth", 1), ("repeats", 2), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)!r}.")
 
-    def solve(self, operator, rhs, strict: bool = False) -> Solution:
+    def solve(self, operator: SampledOperator, rhs: ArrayLike, strict: bool = False) -> Solution:
         """Solve for ``rhs`` [p] or [p, k].
 
         Converged means that the residual of the average is explained by the spread between the
@@ -74,11 +85,11 @@ class Lissa:
             )
         x = h / scale
         solution = self._summarise(operator, x, v, scale)
-        if not solution.converged.all():
+        if not np.all(solution.converged):
             complain(
-                f"Lissa's relative residual, {solution.residual.max():.2g}, is more than sampling "
-                f"noise explains: raise recursion_depth (now {self.recursion_depth}), lower the "
-                f"scale (now {scale:g}), or add damping.",
+                f"Lissa's relative residual, {np.max(solution.residual):.2g}, is more than "
+                f"sampling noise explains: raise recursion_depth (now {self.recursion_depth}), "
+                f"lower the scale (now {scale:g}), or add damping.",
                 strict,
             )
         return finish(vector, solution)
@@ -113,10 +124,10 @@ class Lissa:
         for _ in range(20):
             direction /= np.linalg.norm(direction)
             direction = product(operator, direction)
-            largest = np.linalg.norm(direction)
+            largest = float(np.linalg.norm(direction))
             if largest == 0:
                 raise SolverError("The operator is zero: Lissa has nothing to invert.")
-        scale, steps = float(largest), min(self.recursion_depth, 500)
+        scale, steps = largest, min(self.recursion_depth, 500)
         while scale < np.inf and not _bounded(self._run(operator, v, rows, scale, steps), v, steps):
             scale *= 2
         return scale
@@ -154,7 +165,7 @@ def _bounded(h: np.ndarray, v: np.ndarray, steps: int) -> bool:
 def _compile_recursion(operator):
     """The whole recursion as one compiled function (v, rows, scale, steps) -> h [r, p, k]."""
     # The operator keys the cache of these functions, so they must not keep it alive.
-    reference = weakref.ref(operator)
+    reference: Callable[[], Any] = weakref.ref(operator)
     dtype = tf.as_dtype(operator.dtype)
 
     @tf.function(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from influence.solvers.exact import CholeskyFactor
+from influence.solvers.solution import Operator
 
 
 class InverseMatrix:
@@ -14,12 +19,12 @@ class InverseMatrix:
     A product reads it once and on all cores; the triangular solves of a factor run on one.
     """
 
-    def __init__(self, matrix: np.ndarray):
+    def __init__(self, matrix: np.ndarray) -> None:
         inverse = CholeskyFactor(matrix) @ np.eye(len(matrix), dtype=matrix.dtype)
         # A tensor, because BLAS threads that wait for NumPy's next call slow down TensorFlow's.
         self._inverse = tf.constant(inverse)
 
-    def __matmul__(self, block):
+    def __matmul__(self, block: ArrayLike) -> np.ndarray:
         columns = tf.reshape(tf.constant(block, self._inverse.dtype), [len(self._inverse), -1])
         return (self._inverse @ columns).numpy().reshape(np.shape(block))
 
@@ -41,12 +46,15 @@ class KeptInverse:
         made: inverses made so far.
     """
 
-    def __init__(self, make=None, patience: int = 15):
+    def __init__(
+        self, make: Callable[[Any], Operator | None] | None = None, patience: int = 15
+    ) -> None:
         self._make = make or (lambda operator: InverseMatrix(operator.dense()))
         self._patience, self.made = patience, 0
-        self._inverse, self._products = None, 0
+        self._inverse: Operator | None = None
+        self._products = 0
 
-    def __call__(self, operator) -> KeptInverse | None:
+    def __call__(self, operator: Any) -> KeptInverse | None:
         """The preconditioner for a solve with ``operator``."""
         if self._inverse is None or self._products > self._patience:
             self._inverse = None  # its memory is for the new one
@@ -55,6 +63,7 @@ class KeptInverse:
         self._products = 0
         return None if self._inverse is None else self
 
-    def __matmul__(self, block):
+    def __matmul__(self, block: np.ndarray) -> np.ndarray:
         self._products += 1
+        assert self._inverse is not None
         return self._inverse @ block

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class SolverError(ArithmeticError):
@@ -40,13 +42,46 @@ class Solution:
     scale: float | None = None
 
 
+class Operator(Protocol):
+    """A symmetric matrix [p, p], by its products with arrays ``[p]`` and ``[p, k]``."""
+
+    def __matmul__(self, block: np.ndarray, /) -> Any:
+        """The product, shaped as ``block``."""
+
+
+class DenseOperator(Operator, Protocol):
+    """An operator whose matrix can be had: what ``Exact`` asks for."""
+
+    def dense(self) -> np.ndarray:
+        """The matrix [p, p]."""
+
+
+class SampledOperator(Operator, Protocol):
+    """A mean over rows of data: what ``Lissa`` asks for."""
+
+    num_examples: int
+    dtype: Any
+    shape: Any
+    jit_compile: bool
+
+    def on(self, rows: Any) -> Any:
+        """The curvature of these rows alone, an operator on tensors."""
+
+
+class Solver(Protocol):
+    """What solves ``operator @ x = rhs``: ``Exact``, ``ConjugateGradient``, ``Lissa``, your own."""
+
+    def solve(self, operator: Any, rhs: ArrayLike, strict: bool = False) -> Solution:
+        """Solve for ``rhs`` [p] or [p, k]; with ``strict`` raise where it would warn."""
+
+
 def check_finite(matrix: np.ndarray) -> None:
     """Raise a SolverError unless every entry is finite."""
     if not np.isfinite(matrix).all():
         raise SolverError("The matrix has entries that are not finite: check the parameters.")
 
 
-def product(operator, block: np.ndarray) -> np.ndarray:
+def product(operator: Operator, block: np.ndarray) -> np.ndarray:
     """``operator @ block`` in float64, or a SolverError when it is not finite."""
     result = np.asarray(operator @ block, np.float64)
     if not np.isfinite(result).all():
@@ -56,13 +91,13 @@ def product(operator, block: np.ndarray) -> np.ndarray:
     return result
 
 
-def relative_residual(operator, x: np.ndarray, v: np.ndarray) -> np.ndarray:
+def relative_residual(operator: Operator, x: np.ndarray, v: np.ndarray) -> np.ndarray:
     """‖H x − v‖ / ‖v‖ of each column, 0 where both are zero."""
     size = np.linalg.norm(v, axis=0)
     return np.linalg.norm(product(operator, x) - v, axis=0) / np.where(size == 0, 1.0, size)
 
 
-def as_block(rhs) -> tuple[np.ndarray, bool]:
+def as_block(rhs: ArrayLike) -> tuple[np.ndarray, bool]:
     """``rhs`` [p] or [p, k] as a float64 block [p, k], and whether it was a vector."""
     rhs = np.asarray(rhs, np.float64)
     if rhs.ndim not in (1, 2) or rhs.size == 0:
@@ -80,10 +115,10 @@ def finish(vector: bool, solution: Solution) -> Solution:
     return dataclasses.replace(
         solution,
         x=solution.x[:, 0],
-        residual=float(solution.residual[0]),
-        iterations=int(solution.iterations[0]),
-        converged=bool(solution.converged[0]),
-        negative_curvature=bool(solution.negative_curvature[0]),
+        residual=np.asarray(solution.residual).item(),
+        iterations=np.asarray(solution.iterations).item(),
+        converged=np.asarray(solution.converged).item(),
+        negative_curvature=np.asarray(solution.negative_curvature).item(),
         standard_error=None if error is None else error[:, 0],
     )
 
@@ -95,10 +130,10 @@ def complain(message: str, strict: bool) -> None:
     warnings.warn(message, SolverWarning, stacklevel=4)
 
 
-def remedy_of(operator, curvature: float) -> str:
+def remedy_of(operator: Operator, curvature: float) -> str:
     """``remedy``, from the operator's eigenvalues where it can tell them."""
     only_met = f": add a damping above {max(-curvature, 0.0):.2g}, as in `hessian + δ`."
-    if not hasattr(operator, "extreme_eigenvalues"):
+    if not (hasattr(operator, "extreme_eigenvalues") and hasattr(operator, "dtype")):
         return only_met
     try:
         smallest, largest = operator.extreme_eigenvalues()

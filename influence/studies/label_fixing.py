@@ -6,6 +6,7 @@ Section 5.4 of the paper: a point that holds up its own label against all others
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from influence.data.dataset import check_indices
 from influence.objective.generic_neural_net import GenericNeuralNet
@@ -32,7 +33,12 @@ def most_suspicious(scores: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[:count]
 
 
-def fix_and_refit(model, checked, true_labels, start=None) -> tuple[GenericNeuralNet, int]:
+def fix_and_refit(
+    model: GenericNeuralNet,
+    checked: ArrayLike,
+    true_labels: ArrayLike,
+    start: ArrayLike | None = None,
+) -> tuple[GenericNeuralNet, int]:
     """Give the ``checked`` points their true labels and fit again.
 
     Args:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.data.dataset import check_indices, check_points
 from influence.data.files import DAMAGED, fingerprint, write_atomically
+from influence.data.types import File, Inputs
 from influence.fitting.newton import ConvergenceWarning
 from influence.linear.model import LinearModel
 from influence.solvers.exact import Exact
@@ -40,13 +41,13 @@ class LeaveOneOut:
 
 def leave_one_out(
     model: LinearModel,
-    indices,
-    x_test,
-    y_test,
+    indices: ArrayLike,
+    x_test: Inputs,
+    y_test: ArrayLike,
     *,
     gradient_tolerance: float = 1e-8,
     block_size: int = 32,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: File | None = None,
     progress: bool = False,
 ) -> LeaveOneOut:
     """Refit a fitted linear model without each of ``indices``, from θ̂ to the true optimum.
@@ -72,8 +73,8 @@ def leave_one_out(
     x_test, y_test = check_points(x_test, y_test, model.train.x.shape[1:], "x_test", "y_test")
     theta = model.parameters.astype(np.float64)
     before = model.losses_at(theta[:, np.newaxis], x_test, y_test)
-    settings = type(model).__name__, model.loss, model.penalty, model.keeps_sum
-    settings += gradient_tolerance, block_size
+    own = type(model).__name__, model.loss, model.penalty, model.keeps_sum
+    settings = *own, gradient_tolerance, block_size
     data = model.train.x, model.train.labels, x_test, y_test
     key = fingerprint(repr(settings), theta, indices, *data)
     done = _read_checkpoint(checkpoint, key)

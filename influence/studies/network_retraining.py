@@ -6,6 +6,7 @@ Both start from the trained parameters and multiply gradients by a factor that i
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -43,7 +44,7 @@ class GradientFlow:
         time: float,
         steps: int,
         gauss_newton: np.ndarray,
-    ):
+    ) -> None:
         self._losses = _ShiftedLosses(model)
         self._start = model.parameters.astype(np.float64)
         self._steps, self._step = steps, time / steps
@@ -82,7 +83,7 @@ class Proximal:
         gauss_newton: G [p, p] at the model's parameters.
     """
 
-    def __init__(self, model: GenericNeuralNet, damping: float, gauss_newton: np.ndarray):
+    def __init__(self, model: GenericNeuralNet, damping: float, gauss_newton: np.ndarray) -> None:
         self._losses = _ShiftedLosses(model, _slopes(model))
         self._model, self._curvature = model, GaussNewton(model)
         self._slope = model.regularization_gradient().astype(np.float64)
@@ -100,7 +101,7 @@ class Proximal:
         stops where the largest entry of the gradient in them is ``tolerance``, or where rounding
         lets the objective fall no more.
         """
-        best = {"norm": np.inf}
+        best: dict[str, Any] = {"norm": np.inf}
 
         def value_and_gradient(coordinates):
             move = scipy.linalg.solve_triangular(self._root, coordinates, trans="T", lower=True)

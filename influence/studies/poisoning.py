@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from influence.data.dataset import check_indices
+from influence.data.dataset import Dataset, check_indices
 from influence.data.files import DAMAGED, fingerprint, write_atomically
+from influence.data.types import File
 from influence.fitting.newton import ConvergenceWarning
 from influence.models.inception_model import BinaryInceptionModel
 from influence.models.logistic_regression import BinaryLogisticRegression
@@ -68,13 +70,13 @@ class Attack:
 
 def attack(
     model: BinaryInceptionModel,
-    indices,
-    test_features,
-    y_test,
+    indices: ArrayLike,
+    test_features: ArrayLike,
+    y_test: ArrayLike,
     *,
     step_size: float = 0.02,
     steps: int = 100,
-    checkpoint=None,
+    checkpoint: File | None = None,
     progress: bool = False,
 ) -> Attack:
     """Move training images until all test images are predicted wrongly, for ``steps`` at most.
@@ -109,7 +111,7 @@ def attack(
     if state is None:
         images = np.clip((originals / 127.5 - 1).astype(low.dtype), low, high)
         state = _State(images, images, top.parameters, np.empty(0), np.empty(0, int), 0)
-    seconds = defaultdict(float)
+    seconds: defaultdict[str, float] = defaultdict(float)
     bar = tqdm(
         total=steps, initial=len(state.losses), desc="steps", disable=None if progress else True
     )
@@ -144,7 +146,9 @@ def attack(
     )
 
 
-def refit(train, top: BinaryLogisticRegression, theta, kept: KeptInverse):
+def refit(
+    train: Dataset, top: BinaryLogisticRegression, theta: ArrayLike, kept: KeptInverse
+) -> BinaryLogisticRegression:
     """The regression with the settings of ``top`` fitted to ``train``, from ``theta`` near by.
 
     Raises:
@@ -164,7 +168,9 @@ def refit(train, top: BinaryLogisticRegression, theta, kept: KeptInverse):
     return model
 
 
-def refit_from_scratch(model: BinaryInceptionModel, indices, images) -> BinaryLogisticRegression:
+def refit_from_scratch(
+    model: BinaryInceptionModel, indices: ArrayLike, images: ArrayLike
+) -> BinaryLogisticRegression:
     """An ordinary fit, from θ = 0, with training images ``indices`` replaced by ``images``.
 
     ``images`` [k, side, side, 3] are eight-bit, or in [−1, 1] and floating-point.
@@ -173,7 +179,9 @@ def refit_from_scratch(model: BinaryInceptionModel, indices, images) -> BinaryLo
     return model.top._clone(model.top.train.moved(indices, features)).fit()
 
 
-def preselect(model: BinaryInceptionModel, test_features, y_test, count: int) -> np.ndarray:
+def preselect(
+    model: BinaryInceptionModel, test_features: ArrayLike, y_test: ArrayLike, count: int
+) -> np.ndarray:
     """The ``count`` training images with the largest gradient of the influence on the mean test
     loss with respect to their *features*, by its Euclidean norm, the largest first.
 
@@ -185,7 +193,11 @@ def preselect(model: BinaryInceptionModel, test_features, y_test, count: int) ->
 
 
 def rank(
-    model: BinaryInceptionModel, indices, test_features, y_test, progress: bool = False
+    model: BinaryInceptionModel,
+    indices: ArrayLike,
+    test_features: ArrayLike,
+    y_test: ArrayLike,
+    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training images in the paper's order of attack, and what it goes by, [k] each.
 
