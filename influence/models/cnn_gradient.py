@@ -9,10 +9,10 @@ and only how the sums are laid out is chosen, for what is slow is not the arithm
 over the memory, and convolutions of few channels:
 
 * a stride of 1 followed by one of 2 goes by squares of 2×2 pixels (``convolutions``);
-* the first such pair of layers, with nine tenths of all numbers, is products of tall matrices:
-  the first layer's of patches, cut out of the images; the second's of single squares with the four
-  parts of the kernel at once, whose results are shifted and then summed, so that the many numbers
-  between the two layers are never copied;
+* the second of such a pair is one product of single squares with the four parts of its kernel,
+  whose results are shifted and then summed: what the pair has most numbers of, the activations in
+  between, is never copied. Where the images are what the first one reads, it is a product as well,
+  of patches cut out of them;
 * on images of few pixels a convolution is one matrix.
 """
 
@@ -32,158 +32,165 @@ _SHIFTS = [(i, j) for i in (0, 1) for j in (0, 1)]
 
 def sum_gradient(model, x, labels):
     """Σ ∇L(z_i) of a batch of an ``AllCNNC``'s points, not yet converted: [p]."""
+    layers = _layers(model.side, model.strides)
+    variables = [tf.convert_to_tensor(variable) for variable in model.variables]
     with tf.GradientTape() as tape:
-        layers = _laid_out(model)
-        dense = [tf.convert_to_tensor(part) for part in (model.weights[-1], model.biases[-1])]
+        tape.watch(variables)
+        parts = _laid_out(model.side, model.strides, variables)
+    *convolutions, dense = zip(parts[::2], parts[1::2])
     a, states = model.as_images(model.convert(x)), []
-    for layer in layers:
+    for layer, (kernel, biases) in zip(layers, convolutions):
         inputs = layer.taken(a)
-        a = layer.forward(inputs)
-        states.append((inputs, a))
+        a = layer.forward(inputs, kernel, biases)
+        states.append((layer, kernel, inputs, a))
     slopes, products = _from_the_top(*dense, a, labels)
-    for layer, (inputs, a) in zip(reversed(layers), reversed(states)):
+    for layer, kernel, inputs, a in reversed(states):
         slopes = tf.raw_ops.TanhGrad(y=a, dy=tf.reshape(slopes, tf.shape(a)))
-        slopes, here = layer.backward(inputs, slopes)
+        slopes, here = layer.backward(inputs, kernel, slopes)
         products = [*here, *products]
-    variables = [part for layer in layers for part in (layer.kernel, layer.biases)]
-    return flatten(tape.gradient([*variables, *dense], model.variables, output_gradients=products))
+    return flatten(tape.gradient(parts, variables, output_gradients=products))
 
 
-def _laid_out(model):
-    """The convolutions, their variables as they take them: linear in the model's variables."""
-    variables, layers, side = list(zip(model.weights, model.biases)), [], model.side
-    strides = [*model.strides, 1]
+def _layers(side, strides):
+    """How each convolution is computed."""
+    strides, layers = [*strides, 1], []
     while len(layers) < len(strides):
         number = len(layers)
         if strides[number : number + 2] == [1, 2] and side % 2 == 0:
-            pair = (_Patches, _Shifts) if number == 0 else (_OfSquares, _Convolution)
-            (weights, biases), (next_weights, next_biases) = variables[number : number + 2]
-            kernel = reading_squares(writing_squares(weights))
-            layers.append(pair[0](kernel, tf.tile(biases, [4])))
-            layers.append(pair[1](reading_squares(next_weights), next_biases))
+            layers += [_OfSquares() if layers else _Patches(), _Shifts()]
             side = side // 2 - 2
             continue
-        weights, biases = variables[number]
-        stride = strides[number]
-        kind = _Matrix if side <= _FEW_PIXELS else _Convolution
-        layers.append(kind(weights, biases, stride, side))
-        side = (side - weights.shape[0]) // stride + 1
+        stride, width = strides[number], 1 if number == len(strides) - 1 else 3
+        after = (side - width) // stride + 1
+        few = side <= _FEW_PIXELS
+        layers.append(_Matrix(side, after, stride) if few else _Convolution(stride))
+        side = after
     return layers
 
 
+# A hundred operations on small tensors, there and back, are one for XLA.
+@tf.function(jit_compile=True)
+def _laid_out(side, strides, variables):
+    """The variables as the layers take them: a linear function."""
+    *convolutions, dense = zip(variables[::2], variables[1::2])
+    pairs = [layer.laid_out(*pair) for layer, pair in zip(_layers(side, strides), convolutions)]
+    return [part for pair in [*pairs, dense] for part in pair]
+
+
 class _Convolution:
-    """A convolution as it is.
+    """A convolution as it is."""
 
-    Attributes:
-        kernel, biases: what it multiplies by and adds.
-    """
+    def __init__(self, stride=1):
+        self.stride = stride
 
-    def __init__(self, kernel, biases, stride=1, side=None):
-        self.kernel, self.biases = tf.convert_to_tensor(kernel), tf.convert_to_tensor(biases)
-        self.stride, self.side = stride, side
+    def laid_out(self, weights, biases):
+        """The kernel that it multiplies by, and the biases that it adds."""
+        return weights, biases
 
     def taken(self, a):
         """Activations in the layout that it works on."""
         return a
 
-    def forward(self, inputs):
+    def forward(self, inputs, kernel, biases):
         """a = tanh z."""
         # bias_add, unlike +, is joined to the convolution.
-        z = tf.nn.conv2d(inputs, self.kernel, self.stride, "VALID")
-        return tf.tanh(tf.nn.bias_add(z, self.biases))
+        z = tf.nn.conv2d(inputs, kernel, self.stride, "VALID")
+        return tf.tanh(tf.nn.bias_add(z, biases))
 
-    def backward(self, inputs, slopes):
+    def backward(self, inputs, kernel, slopes):
         """The slopes in the activations taken from those in z; those in kernel and biases."""
-        product = in_kernel(inputs, self.kernel, slopes, self.stride)
-        below = in_inputs(inputs, self.kernel, slopes, self.stride)
+        product = in_kernel(inputs, kernel, slopes, self.stride)
+        below = in_inputs(inputs, kernel, slopes, self.stride)
         return below, [product, _sums(slopes)]
 
 
 class _OfSquares(_Convolution):
-    """A convolution of squares of 2×2 pixels."""
+    """The first of a pair: a convolution of squares of 2×2 pixels, that writes squares."""
+
+    def laid_out(self, weights, biases):
+        return reading_squares(writing_squares(weights)), tf.tile(biases, [4])
 
     def taken(self, a):
         return tf.nn.space_to_depth(a, 2)
 
-    def backward(self, inputs, slopes):
-        below, products = super().backward(inputs, slopes)
+    def backward(self, inputs, kernel, slopes):
+        below, products = super().backward(inputs, kernel, slopes)
         return tf.nn.depth_to_space(below, 2), products
 
 
-class _Patches(_Convolution):
-    """The first layer, that writes squares: a product of patches of 4×4 pixels, two apart."""
+class _Patches(_OfSquares):
+    """The same of the images: a product of patches of 4×4 pixels, two apart."""
 
-    def __init__(self, kernel, biases):
-        super().__init__(tf.reshape(kernel, [-1, kernel.shape[-1]]), biases)
+    def laid_out(self, weights, biases):
+        kernel, biases = super().laid_out(weights, biases)
+        return _rows(kernel), biases
 
     def taken(self, a):
         return _patches(a)
 
-    def forward(self, inputs):
-        a = tf.tanh(tf.nn.bias_add(_rows(inputs) @ self.kernel, self.biases))
+    def forward(self, inputs, kernel, biases):
+        a = tf.tanh(tf.nn.bias_add(_rows(inputs) @ kernel, biases))
         return tf.reshape(a, [-1, *inputs.shape[1:3], a.shape[1]])
 
-    def backward(self, inputs, slopes):
+    def backward(self, inputs, kernel, slopes):
         # Nobody asks for the slopes in the images.
         return None, [_in_matrix(inputs, slopes), _sums(slopes)]
 
 
 class _Shifts(_Convolution):
-    """The second layer, that reads squares: with Y = a' [W₀₀ W₀₁ W₁₀ W₁₁], which is one product,
-    z at (r, c) is the sum of Yᵢⱼ at (r + i, c + j), and ∂L/∂Y is δ, shifted back.
+    """The second of a pair, that reads squares: with Y = a' [W₀₀ W₀₁ W₁₀ W₁₁], one product, z at
+    (r, c) is the sum of Yᵢⱼ at (r + i, c + j), and ∂L/∂Y is δ, shifted back.
     """
 
-    def __init__(self, kernel, biases):
-        inputs, outputs = kernel.shape[2:]
-        kernel = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [inputs, 4 * outputs])
-        super().__init__(kernel, biases)
+    def laid_out(self, weights, biases):
+        kernel = tf.transpose(reading_squares(weights), [2, 0, 1, 3])
+        return tf.reshape(kernel, [kernel.shape[0], -1]), biases
 
-    def forward(self, inputs):
-        products = tf.reshape(
-            _rows(inputs) @ self.kernel, [-1, *inputs.shape[1:3], self.kernel.shape[1]]
-        )
-        return tf.tanh(_sum_of_shifted(products, self.biases))
+    def forward(self, inputs, kernel, biases):
+        products = _rows(inputs) @ kernel
+        products = tf.reshape(products, [-1, *inputs.shape[1:3], kernel.shape[1]])
+        return tf.tanh(_sum_of_shifted(products, biases))
 
-    def backward(self, inputs, slopes):
+    def backward(self, inputs, kernel, slopes):
         apart = _shifted(tf.pad(slopes, [[0, 0], [1, 1], [1, 1], [0, 0]]))
-        below = tf.matmul(_rows(apart), self.kernel, transpose_b=True)
+        below = tf.matmul(_rows(apart), kernel, transpose_b=True)
         return below, [_in_matrix(inputs, apart), _sums(slopes)]
 
 
 class _Matrix(_Convolution):
     """A convolution of few pixels: one matrix, of all of them."""
 
-    def __init__(self, kernel, biases, stride, side):
-        places = _places(side, kernel.shape[0], stride)
-        width, outputs = round(np.sqrt(places.shape[1])), kernel.shape[3]
-        self.shape = [width, width, outputs]
-        flat = tf.reshape(kernel, [-1, *kernel.shape[2:]])
+    def __init__(self, side, after, stride):
+        super().__init__(stride)
+        self.side, self.after = side, after
+
+    def laid_out(self, weights, biases):
+        places = _places(self.side, self.after, self.stride, weights.shape[0])
+        flat = tf.reshape(weights, [-1, *weights.shape[2:]])
         matrix = tf.einsum("xyk,kio->xiyo", tf.constant(places, flat.dtype), flat)
-        matrix = tf.reshape(matrix, [-1, width**2 * outputs])
-        super().__init__(matrix, tf.tile(biases, [width**2]))
+        biases = tf.tile(biases, [self.after**2])
+        return tf.reshape(matrix, [-1, biases.shape[0]]), biases
 
     def taken(self, a):
-        return tf.reshape(a, [-1, self.kernel.shape[0]])
+        return tf.reshape(a, [-1, a.shape[1] * a.shape[2] * a.shape[3]])
 
-    def forward(self, inputs):
-        a = tf.tanh(tf.nn.bias_add(inputs @ self.kernel, self.biases))
-        return tf.reshape(a, [-1, *self.shape])
+    def forward(self, inputs, kernel, biases):
+        a = tf.tanh(tf.nn.bias_add(inputs @ kernel, biases))
+        return tf.reshape(a, [-1, self.after, self.after, a.shape[1] // self.after**2])
 
-    def backward(self, inputs, slopes):
-        slopes = tf.reshape(slopes, [-1, self.kernel.shape[1]])
-        below = tf.matmul(slopes, self.kernel, transpose_b=True)
+    def backward(self, inputs, kernel, slopes):
+        slopes = tf.reshape(slopes, [-1, kernel.shape[1]])
+        below = tf.matmul(slopes, kernel, transpose_b=True)
         return below, [_in_matrix(inputs, slopes), _sums(slopes)]
 
 
-def _places(side, width, stride):
-    """1 where pixel x of an image meets number k of a kernel that writes pixel y: [x, y, k]."""
-    steps = (side - width) // stride + 1
-    # The same of one row of pixels.
-    line = np.zeros((side, steps, width))
-    for step in range(steps):
-        line[stride * step + np.arange(width), step, np.arange(width)] = 1
+def _places(side, after, stride, width):
+    """1 where pixel x of an image meets number k of the kernel that writes pixel y: [x, y, k]."""
+    # In one row of pixels x = stride y + k.
+    x, y, k = np.ogrid[:side, :after, :width]
+    line = (x == stride * y + k).astype(float)
     places = np.einsum("ayk,bzl->abyzkl", line, line)
-    return places.reshape(side**2, steps**2, width**2)
+    return places.reshape(side**2, after**2, width**2)
 
 
 def _from_the_top(weights, biases, a, labels):

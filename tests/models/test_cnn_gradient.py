@@ -56,7 +56,8 @@ def test_in_single_precision(strides, side, rows):
     ours = model.sum_gradient(*model.tensors).numpy()
     truth = automatic(double, *double.tensors)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, truth, rtol=0, atol=1e-6 * np.abs(truth).max())
+    # Automatic differentiation itself is off by up to 1.3e-6.
+    np.testing.assert_allclose(ours, truth, rtol=0, atol=2e-6 * np.abs(truth).max())
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 2), (2, 3), (5, 4)])
