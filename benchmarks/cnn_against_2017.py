@@ -19,12 +19,12 @@ import scripts  # noqa: F401
 # isort: split
 import numpy as np
 import tensorflow as tf
+from influence.objective.objective import Objective
 
 from benchmarks.fig2_against_2017 import median_time, report, timed
 from influence import Adam, AllCNNC
 from influence.data.dataset import Dataset
 from influence.data.vectors import flatten, split
-from influence.objective.objective import Objective
 from scripts.loaders.mnist import load_mnist
 
 EXAMPLES, BATCH = 5500, 100

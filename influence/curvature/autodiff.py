@@ -21,6 +21,15 @@ class AutodiffHessian(HessianOperator):
     Args:
         model: gives ``variables``, ``convert``, ``logits``, ``example_losses``,
             ``regularization``, ``parameters``, ``batch_size`` and its training ``tensors``.
+
+    Examples:
+        By automatic differentiation, and a linear model's closed form of the same matrix:
+
+        >>> from influence import AutodiffHessian, BinaryLogisticRegression, Dataset
+        >>> train = Dataset([[2, 0], [0, 4]], [1, 0])
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.5)
+        >>> AutodiffHessian(model).dense().tolist(), model.hessian().dense().tolist()
+        ([[1.0, 0.0], [0.0, 2.5]], [[1.0, 0.0], [0.0, 2.5]])
     """
 
     def __init__(self, model: Model) -> None:

@@ -25,6 +25,19 @@ class GaussNewton(AutodiffHessian):
 
     Args:
         model: as for ``AutodiffHessian``.
+
+    Examples:
+        For (abx − y)² at a = b = x = 1 and y = 4, where the Hessian has a negative eigenvalue:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> from influence import KerasModel
+        >>> layer = {"units": 1, "use_bias": False, "kernel_initializer": "ones"}
+        >>> a, b = keras.layers.Dense(**layer), keras.layers.Dense(**layer)
+        >>> network = keras.Sequential([keras.Input((1,)), a, b])
+        >>> model = KerasModel(network, (np.ones((1, 1)), np.full((1, 1), 4.0)), loss="mse")
+        >>> model.hessian().dense().tolist(), model.gauss_newton().dense().tolist()
+        ([[2.0, -4.0], [-4.0, 2.0]], [[2.0, 2.0], [2.0, 2.0]])
     """
 
     def _loss_product(self, x, labels, vector):

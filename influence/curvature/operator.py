@@ -36,6 +36,19 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         num_examples: n, the rows that ``on`` chooses from.
         damping: the ridge δ that has been added.
         jit_compile: whether a loop over ``on(rows) @ h`` gains from XLA.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence import BinaryLogisticRegression, Dataset
+        >>> train = Dataset([[2, 0], [0, 4]], [1, 0])
+        >>> hessian = BinaryLogisticRegression(train, weight_decay=0.5).hessian()
+        >>> hessian.dense().tolist()
+        [[1.0, 0.0], [0.0, 2.5]]
+        >>> (hessian @ np.array([1.0, 2.0])).tolist()
+        [1.0, 5.0]
+        >>> smallest, largest = (hessian + 0.5).extreme_eigenvalues()
+        >>> round(smallest, 6), round(largest, 6)
+        (1.5, 3.0)
     """
 
     jit_compile = False

@@ -27,6 +27,16 @@ class Dataset:
     Raises:
         ValueError: empty data, lengths that differ, NaN or infinite entries (with the first row
             where one stands), or a dtype that is not a number.
+
+    Examples:
+        >>> from influence import Dataset
+        >>> train = Dataset([[0, 255], [128, 0], [255, 255]], [0, 0, 1], scale=1 / 255)
+        >>> len(train), train.x.shape
+        (3, (3, 2))
+        >>> train.without(0).labels.tolist(), train.relabelled([1], [1]).labels.tolist()
+        ([0, 1], [0, 1, 1])
+        >>> train.where(train.labels == 0).x.tolist()
+        [[0, 255], [128, 0]]
     """
 
     def __init__(self, x: Inputs, labels: ArrayLike, scale: float = 1.0) -> None:

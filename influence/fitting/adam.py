@@ -28,6 +28,18 @@ class AdamState:
         step: steps done.
         parameters: θ [p].
         first, second: the running means of the gradient and of its square, [p].
+
+    Examples:
+        A training goes on from it as if it had never stopped:
+
+        >>> from influence import Adam, BinaryLogisticRegression, Dataset
+        >>> train = Dataset([[1], [-1], [2]], [1, 0, 1])
+        >>> one, two = (BinaryLogisticRegression(train, weight_decay=0.1) for _ in range(2))
+        >>> adam = Adam(learning_rate=0.1, batch_size=1)
+        >>> straight = adam.run(one, 6)
+        >>> resumed = adam.run(two, 6, adam.run(two, 4))
+        >>> resumed.step, bool((resumed.parameters == straight.parameters).all())
+        (6, True)
     """
 
     step: int
@@ -65,6 +77,16 @@ class Adam:
         decays: (step, factor) pairs: from that step on, the learning rate is multiplied by factor.
         batch_size: points a step.
         seed: of the shuffles.
+
+    Examples:
+        The first step is as long as the learning rate, whatever the gradient:
+
+        >>> from influence import Adam, BinaryLogisticRegression, Dataset
+        >>> train = Dataset([[1], [-1]], [1, 0])
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64")
+        >>> state = Adam(learning_rate=0.1).run(model, 1)
+        >>> state.step, model.parameters.round(3).tolist()
+        (1, [0.1])
     """
 
     learning_rate: float = 1e-4

@@ -81,6 +81,25 @@ class KerasModel(GenericNeuralNet):
             outputs, of another number type, with outputs that change from call to call or that
             depend on the other points of a batch, with variables that no gradient reaches; a loss
             that is not one number a point; training points or labels of a wrong shape.
+
+    Examples:
+        The line y = 2x with a point off it, at x = 1. (Points are arrays here: a list of them would
+        be several inputs.)
+
+        >>> import keras
+        >>> import numpy as np
+        >>> from influence import KerasModel
+        >>> x = np.arange(5.0).reshape(-1, 1)
+        >>> y = 2 * x
+        >>> y[1] = 17
+        >>> network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> network.compile(loss="mse")
+        >>> model = KerasModel(network, (x, y)).fit()
+        >>> scores = model.influence_on_loss(x[3:], y[3:], reduction="mean")
+        >>> scores.shape, str(scores.dtype), int(scores.argmin())
+        ((5,), 'float32', 1)
+        >>> model.parameters.round(2).tolist(), model.refit(without=1).parameters.round(2).tolist()
+        ([2.5], [2.0])
     """
 
     train: Examples | Stream

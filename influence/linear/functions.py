@@ -86,7 +86,10 @@ def compiled(
 
 
 def with_numbers(
-    kind: LinearLoss, function: Callable, numbers: tf.TensorSpec, signature: Sequence
+    kind: LinearLoss,
+    function: Callable[..., Any],
+    numbers: tf.TensorSpec,
+    signature: Sequence[tf.TensorSpec],
 ) -> Any:
     """``function(loss, …)`` compiled as a function of the loss's numbers and the rest."""
 

@@ -39,6 +39,21 @@ class AllCNNC(GenericNeuralNet):
         seed: of the initial weights and of the order of the batches.
         dtype: "float32" or "float64".
         batch_size: points that are held as floating-point numbers at a time.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence import AllCNNC, Dataset
+        >>> images = np.random.default_rng(0).random((6, 28, 28))
+        >>> model = AllCNNC(Dataset(images, [0, 1, 2, 3, 4, 5]))
+        >>> model.num_parameters, model.outputs(images).shape
+        (2616, (6, 10))
+
+        A smaller one, and five steps of Adam, which are not yet a training:
+
+        >>> settings = {"classes": 6, "channels": 2, "strides": (2, 3), "steps": 5}
+        >>> small = AllCNNC(Dataset(images, [0, 1, 2, 3, 4, 5]), **settings).fit()
+        >>> small.num_parameters, small.predict(images).shape
+        (118, (6,))
     """
 
     def __init__(

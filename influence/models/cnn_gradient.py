@@ -18,6 +18,8 @@ over the memory, and convolutions of few channels:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -30,7 +32,7 @@ _FEW_PIXELS = 4
 _SHIFTS = [(i, j) for i in (0, 1) for j in (0, 1)]
 
 
-def sum_gradient(model, x, labels):
+def sum_gradient(model: Any, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Σ ∇L(z_i) of a batch of an ``AllCNNC``'s points, not yet converted: [p]."""
     layers = _layers(model.side, model.strides)
     variables = [tf.convert_to_tensor(variable) for variable in model.variables]
@@ -53,7 +55,7 @@ def sum_gradient(model, x, labels):
 
 def _layers(side, strides):
     """How each convolution is computed."""
-    strides, layers = [*strides, 1], []
+    strides, layers = [*strides, 1], list[_Convolution]()
     while len(layers) < len(strides):
         number = len(layers)
         if strides[number : number + 2] == [1, 2] and side % 2 == 0:

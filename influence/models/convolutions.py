@@ -10,13 +10,13 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def writing_squares(weights):
+def writing_squares(weights: tf.Tensor) -> tf.Tensor:
     """[3, 3, i, o], at the four places that it has in [4, 4, i, (row, column, o)]."""
     shifts = [([row, 1 - row], [column, 1 - column]) for row in (0, 1) for column in (0, 1)]
     return tf.concat([tf.pad(weights, [*shift, [0, 0], [0, 0]]) for shift in shifts], axis=3)
 
 
-def reading_squares(weights):
+def reading_squares(weights: tf.Tensor) -> tf.Tensor:
     """[3, 3, i, o] (with zeros around it) or [4, 4, i, o], as [2, 2, (row, column, i), o]."""
     width, _, inputs, outputs = weights.shape
     padded = tf.pad(weights, [[0, 4 - width], [0, 4 - width], [0, 0], [0, 0]])
@@ -24,7 +24,7 @@ def reading_squares(weights):
     return tf.reshape(tf.transpose(squares, [0, 2, 1, 3, 4, 5]), [2, 2, 4 * inputs, outputs])
 
 
-def in_kernel(inputs, kernel, slopes, stride):
+def in_kernel(inputs: tf.Tensor, kernel: tf.Tensor, slopes: tf.Tensor, stride: int) -> tf.Tensor:
     """The slopes in the kernel of a convolution from those in its sums."""
     return tf.raw_ops.Conv2DBackpropFilter(
         input=inputs,
@@ -35,7 +35,7 @@ def in_kernel(inputs, kernel, slopes, stride):
     )
 
 
-def in_inputs(inputs, kernel, slopes, stride):
+def in_inputs(inputs: tf.Tensor, kernel: tf.Tensor, slopes: tf.Tensor, stride: int) -> tf.Tensor:
     """The slopes in the inputs of a convolution from those in its sums."""
     return tf.raw_ops.Conv2DBackpropInput(
         input_sizes=tf.shape(inputs),

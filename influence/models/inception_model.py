@@ -51,6 +51,22 @@ class BinaryInceptionModel:
     Raises:
         ValueError: images, labels or settings that do not fit, or a file that does not hold the
             weights.
+
+    Examples:
+        Four uniform images, dark and bright, with their mean colour for φ in place of Inception:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> from influence import BinaryInceptionModel, Dataset
+        >>> images = np.repeat(np.uint8([40, 90, 160, 200]), 12).reshape(4, 2, 2, 3)
+        >>> mean = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()])
+        >>> model = BinaryInceptionModel(Dataset(images, [0, 0, 1, 1]), 2, backbone=mean).fit()
+        >>> model.features(images).shape, model.predict(images).tolist()
+        ((4, 3), [0, 0, 1, 1])
+        >>> model.influence_on_loss(images[:1], [0]).shape
+        (1, 4)
+        >>> model.influence_input_gradient([1, 2], images[:1], [0]).shape
+        (2, 2, 2, 3)
     """
 
     def __init__(

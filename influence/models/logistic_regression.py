@@ -69,6 +69,16 @@ class LogisticRegression(LinearModel):
         num_classes: c; None takes the largest label + 1.
         dtype: "float32" or "float64".
         batch_size: points converted at a time.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence import Dataset, LogisticRegression
+        >>> train = Dataset(np.eye(3), [0, 1, 2])
+        >>> model = LogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> model.predict([[0.2, 0.7, 0.1]]).tolist(), model.probabilities(train.x).shape
+        ([1], (3, 3))
+        >>> model.influence_on_loss([[0.2, 0.7, 0.1]], [1]).argmax(axis=1).tolist()
+        [1]
     """
 
     def __init__(
@@ -118,6 +128,19 @@ class BinaryLogisticRegression(LinearModel):
         weight_decay: λ of (λ/2)‖w‖²; scikit-learn's C is 1/(nλ).
         dtype: "float32" or "float64".
         batch_size: points converted at a time.
+
+    Examples:
+        Two points, alike but for their sign. At the optimum 1 − p = λw:
+
+        >>> from influence import BinaryLogisticRegression, Dataset
+        >>> train = Dataset([[1], [-1]], [1, 0])
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> (1 - model.probabilities([[1]])).round(3).tolist()
+        [0.163]
+        >>> (0.1 * model.parameters).round(3).tolist()
+        [0.163]
+        >>> model.predict([[3], [-3]]).tolist()
+        [1, 0]
     """
 
     def __init__(

@@ -101,6 +101,18 @@ class SmoothHinge(LinearModel):
             others: what liblinear does with ``intercept_scaling=1``.
         dtype: "float32" or "float64".
         batch_size: points converted at a time.
+
+    Examples:
+        Two points that cannot both have a margin of 1, as λ is above 1: w = 1/λ.
+
+        >>> from influence import Dataset, SmoothHinge
+        >>> train = Dataset([[1], [-1]], [1, -1])
+        >>> hinge = SmoothHinge(train, weight_decay=2, temperature=0).fit()
+        >>> hinge.parameters.round(3).tolist(), hinge.losses([[1]], [1]).round(3).tolist()
+        ([0.5], [0.5])
+        >>> smooth = SmoothHinge(train, 2, temperature=0.001).with_parameters(hinge.parameters)
+        >>> smooth.predict([[3], [-3]]).tolist()
+        [1, -1]
     """
 
     loss: SmoothHingeLoss

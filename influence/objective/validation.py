@@ -39,6 +39,18 @@ class Validation:
         slope: of actual against predicted, by least squares with an intercept.
         gradient_norms: [k] of the n − 1 objective at each refit.
         gradient_norm: of the objective at the model itself.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence import BinaryLogisticRegression, Dataset
+        >>> x = np.linspace(-2, 2, 100)
+        >>> train = Dataset(x[:, np.newaxis], x + np.sin(9 * x) > 0)
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> validation = model.validate([[0.5], [1.0]], [1, 1], points=5)
+        >>> round(validation.pearson_r, 2), round(validation.slope, 1)
+        (1.0, 1.0)
+        >>> bool(validation.gradient_norms.max() < 1e-8), validation.gradient_norm < 1e-8
+        (True, True)
     """
 
     indices: np.ndarray

@@ -92,6 +92,25 @@ def from_sklearn(
         ConvergenceWarning: a Newton step would still lower the objective by more than 1e-5 of its
             value at 0 (half the squared norm of the gradient, in the metric of H⁻¹), so the
             estimator is not at its optimum of these data, and the scores are not those of it.
+
+    Examples:
+        Labels are those of the estimator; the last of these is wrong.
+
+        >>> from sklearn.linear_model import LogisticRegression, Ridge
+        >>> from influence import from_sklearn
+        >>> X, y = [[-2], [-1], [1], [2], [3]], ["cat", "cat", "dog", "dog", "cat"]
+        >>> model = from_sklearn(LogisticRegression(tol=1e-8).fit(X, y), X, y)
+        >>> model.influence_on_loss([[1.5]], ["dog"]).round(2).tolist()
+        [[-0.05, -0.09, 0.29, 0.28, -0.39]]
+
+        For least squares, with leverage, the scores are what a refit says:
+
+        >>> y = [-2, -1, 1, 2, 9]
+        >>> model = from_sklearn(Ridge().fit(X, y), X, y, leverage=True)
+        >>> model.influence_on_loss([[1.5]], [1.5], train_indices=[4]).round(3).tolist()
+        [[-3.451]]
+        >>> (model.refit(4).losses([[1.5]], [1.5]) - model.losses([[1.5]], [1.5])).round(3).tolist()
+        [-3.451]
     """
     last, transform = _last_step(estimator)
     terms = read_terms(last, temperature)

@@ -26,6 +26,22 @@ class ConjugateGradient:
         tolerance: of the true relative residual ‖Hx − v‖ / ‖v‖.
         max_iterations: products each right-hand side may take part in.
         preconditioner: an operator whose ``@`` approximates H⁻¹, or None.
+
+    Examples:
+        At most as many products as the matrix has different eigenvalues:
+
+        >>> import numpy as np
+        >>> from influence import ConjugateGradient
+        >>> solution = ConjugateGradient().solve(np.diag([1.0, 2.0, 4.0]), [1.0, 1.0, 1.0])
+        >>> solution.x.round(6).tolist(), solution.iterations
+        ([1.0, 0.5, 0.25], 3)
+
+        A model takes it as ``solver``:
+
+        >>> from influence import BinaryLogisticRegression, Dataset
+        >>> model = BinaryLogisticRegression(Dataset([[1], [-1]], [1, 0]), weight_decay=0.25).fit()
+        >>> model.influence_on_loss([[1]], [1], solver=ConjugateGradient(tolerance=1e-4)).shape
+        (1, 2)
     """
 
     tolerance: float = 1e-6

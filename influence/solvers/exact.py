@@ -27,6 +27,16 @@ class Exact:
     """Cholesky: the whole matrix, factored once and reused for as long as the operator lives.
 
     Needs p² numbers; ``operator.dense()`` refuses above its stated size.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence import Exact
+        >>> matrix = np.array([[2.0, 1.0], [1.0, 2.0]])
+        >>> solution = Exact().solve(matrix, [3.0, 3.0])
+        >>> solution.x.round(6).tolist(), solution.converged
+        ([1.0, 1.0], True)
+        >>> (Exact().factor(matrix) @ np.array([3.0, 0.0])).round(6).tolist()
+        [2.0, -1.0]
     """
 
     _factors: WeakKeyDictionary[DenseOperator, CholeskyFactor] = field(

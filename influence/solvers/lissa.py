@@ -40,6 +40,17 @@ class Lissa:
         seed: of the legacy NumPy generator, as in the 2017 code.
         replacement: False takes consecutive rows of a shuffled data set, reshuffled when used up;
             True draws every row independently.
+
+    Examples:
+        Here all points have the same curvature, so sampling them makes no noise; H = 2.
+
+        >>> from influence import BinaryLogisticRegression, Dataset, Lissa
+        >>> model = BinaryLogisticRegression(Dataset([[2], [-2]], [1, 0]), 1.0, dtype="float64")
+        >>> solution = Lissa(recursion_depth=50, repeats=2).solve(model.hessian(), [1.0])
+        >>> solution.x.round(6).tolist(), solution.standard_error.round(6).tolist()
+        ([0.5], [0.0])
+        >>> round(solution.scale, 6)
+        2.0
     """
 
     scale: float | None = None

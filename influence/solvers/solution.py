@@ -12,11 +12,36 @@ from numpy.typing import ArrayLike
 
 
 class SolverError(ArithmeticError):
-    """The system could not be solved; the message says why and what to do."""
+    """The system could not be solved; the message says why and what to do.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence import Exact, SolverError
+        >>> try:
+        ...     Exact().solve(np.diag([1.0, -1.0]), [1.0, 1.0])
+        ... except SolverError as error:
+        ...     print(str(error).partition(":")[0])
+        The matrix is not positive definite (smallest eigenvalue -1)
+    """
 
 
 class SolverWarning(UserWarning):
-    """The solution is usable only with care; the message says why and what to do."""
+    """The solution is usable only with care; the message says why and what to do.
+
+    Examples:
+        ``strict=True`` makes it a ``SolverError`` for one solve, a filter for all:
+
+        >>> import warnings
+        >>> import numpy as np
+        >>> from influence import ConjugateGradient, SolverWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", SolverWarning)
+        ...     try:
+        ...         ConjugateGradient(max_iterations=1).solve(np.diag([1.0, 3.0]), [1.0, 1.0])
+        ...     except SolverWarning as warning:
+        ...         print(str(warning).partition(" (")[0])
+        ConjugateGradient stopped at relative residual 0.5
+    """
 
 
 @dataclass(frozen=True)
@@ -31,6 +56,15 @@ class Solution:
         negative_curvature: a direction with dᵀHd ≤ 0 was met: a bool, or [k].
         standard_error: of every entry of ``x``, for solvers that sample; otherwise None.
         scale: σ of LiSSA; otherwise None.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence import ConjugateGradient
+        >>> solution = ConjugateGradient().solve(np.diag([1.0, 2.0]), np.eye(2))
+        >>> solution.x.tolist()
+        [[1.0, 0.0], [0.0, 0.5]]
+        >>> solution.converged.tolist(), solution.iterations.tolist()
+        ([True, True], [1, 1])
     """
 
     x: np.ndarray

@@ -20,6 +20,14 @@ def suspicion(model: GenericNeuralNet) -> dict[str, np.ndarray]:
     - ``influence_2017``: the self-influence divided by 1 − p(y|x), so σ·xᵀH⁻¹x. The paper's figure
       used it by mistake (corrected by its authors in 2020). It needs a loss that is −log p(y|x).
     - ``loss``: the training loss.
+
+    Examples:
+        >>> from influence import BinaryLogisticRegression, Dataset
+        >>> from influence.studies.label_fixing import suspicion
+        >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])  # the last is wrong
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> {name: int(scores.argmax()) for name, scores in suspicion(model).items()}
+        {'influence': 4, 'influence_2017': 4, 'loss': 4}
     """
     losses = model.losses(model.train.x, model.train.labels).astype(np.float64)
     influence = model.self_influence().astype(np.float64)
@@ -29,7 +37,14 @@ def suspicion(model: GenericNeuralNet) -> dict[str, np.ndarray]:
 
 
 def most_suspicious(scores: np.ndarray, count: int) -> np.ndarray:
-    """The ``count`` points with the largest scores, the largest first (ties: the first point)."""
+    """The ``count`` points with the largest scores, the largest first (ties: the first point).
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.studies.label_fixing import most_suspicious
+        >>> most_suspicious(np.array([0.1, 0.9, 0.5, 0.9]), 3).tolist()
+        [1, 3, 2]
+    """
     return np.argsort(-scores, kind="stable")[:count]
 
 
@@ -49,6 +64,15 @@ def fix_and_refit(
 
     Returns:
         The fitted model, and how many labels were fixed.
+
+    Examples:
+        >>> from influence import BinaryLogisticRegression, Dataset
+        >>> from influence.studies.label_fixing import fix_and_refit
+        >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])  # the last is wrong
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> refitted, fixed = fix_and_refit(model, [4, 0], true_labels=[0, 0, 1, 1, 1])
+        >>> fixed, refitted.train.labels.tolist()
+        (1, [0, 0, 1, 1, 1])
     """
     checked = check_indices(checked, len(model.train), "checked")
     true_labels = np.asarray(true_labels)

@@ -31,6 +31,16 @@ class LeaveOneOut:
         changes: [k, m] loss of each test point after the refit minus before: > 0 is helpful.
         gradient_norms: [k] of the n − 1 objective at each refit.
         steps: [k] gradients that each refit took (0 where the point was refitted alone).
+
+    Examples:
+        >>> from influence import BinaryLogisticRegression, Dataset, leave_one_out
+        >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> result = leave_one_out(model, [0, 4], [[1.5], [-0.5]], [1, 0])
+        >>> result.indices.tolist(), result.changes.shape
+        ([0, 4], (2, 2))
+        >>> bool((result.gradient_norms <= 1e-8).all())
+        True
     """
 
     indices: np.ndarray
@@ -68,6 +78,17 @@ def leave_one_out(
 
     Warns:
         ConvergenceWarning: some refit stopped above the tolerance (see ``gradient_norms``).
+
+    Examples:
+        What the first-order scores predict of every refit, and what it does:
+
+        >>> from influence import BinaryLogisticRegression, Dataset, leave_one_out
+        >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
+        >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> model.influence_on_loss([[1.5]], [1]).round(2).tolist()
+        [[0.09, 0.05, 0.05, 0.09, -0.27]]
+        >>> leave_one_out(model, range(5), [[1.5]], [1]).changes.T.round(2).tolist()
+        [[0.11, 0.05, 0.05, 0.11, -0.39]]
     """
     indices = check_indices(indices, len(model.train))
     x_test, y_test = check_points(x_test, y_test, model.train.x.shape[1:], "x_test", "y_test")

@@ -98,6 +98,23 @@ def attack(
     Raises:
         ValueError: indices or arrays that do not fit, or training images that are not eight-bit.
         SolverError: a refit stopped above a gradient norm of 1e-8.
+
+    Examples:
+        Grey images, and their mean colour in place of Inception's features. The test loss rises,
+        and the eight-bit images are still the same:
+
+        >>> import keras
+        >>> import numpy as np
+        >>> from influence import BinaryInceptionModel, Dataset
+        >>> from influence.studies.poisoning import attack, eight_bits
+        >>> images = np.repeat(np.uint8([40, 90, 160, 200]), 12).reshape(4, 2, 2, 3)
+        >>> mean = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()])
+        >>> model = BinaryInceptionModel(Dataset(images, [0, 0, 1, 1]), 2, backbone=mean).fit()
+        >>> result = attack(model, [1, 2], model.features(images[:1]), [0], step_size=0.2, steps=3)
+        >>> result.images.shape, bool((np.diff(result.losses) > 0).all())
+        ((2, 2, 2, 3), True)
+        >>> bool((eight_bits(result.images) == images[[1, 2]]).all())
+        True
     """
     indices = check_indices(indices, len(model.train))
     y_test = np.asarray(y_test)
@@ -153,6 +170,16 @@ def refit(
 
     Raises:
         SolverError: it stopped above a gradient norm of 1e-8.
+
+    Examples:
+        >>> from influence import BinaryLogisticRegression, Dataset
+        >>> from influence.solvers.preconditioners import KeptInverse
+        >>> from influence.studies.poisoning import refit
+        >>> train = Dataset([[-2.0], [-1.0], [1.0], [2.0]], [0, 0, 1, 1])
+        >>> top = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+        >>> moved = refit(train.moved([0], [[-2.5]]), top, top.parameters, KeptInverse())
+        >>> bool(abs(moved.gradient()).max() <= 1e-8)
+        True
     """
     model = top._clone(train)
     model.parameters = theta
@@ -174,6 +201,18 @@ def refit_from_scratch(
     """An ordinary fit, from θ = 0, with training images ``indices`` replaced by ``images``.
 
     ``images`` [k, side, side, 3] are eight-bit, or in [−1, 1] and floating-point.
+
+    Examples:
+        >>> import keras
+        >>> import numpy as np
+        >>> from influence import BinaryInceptionModel, Dataset
+        >>> from influence.studies.poisoning import refit_from_scratch
+        >>> images = np.repeat(np.uint8([40, 90, 160, 200]), 12).reshape(4, 2, 2, 3)
+        >>> mean = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()])
+        >>> model = BinaryInceptionModel(Dataset(images, [0, 0, 1, 1]), 2, backbone=mean).fit()
+        >>> refitted = refit_from_scratch(model, [1], images[1:2] + np.uint8(30))
+        >>> refitted.predict(model.features(images)).tolist()
+        [0, 0, 1, 1]
     """
     features = model.features(images)
     return model.top._clone(model.top.train.moved(indices, features)).fit()
@@ -186,6 +225,17 @@ def preselect(
     loss with respect to their *features*, by its Euclidean norm, the largest first.
 
     A stand-in for ``rank`` that needs no pass through the network.
+
+    Examples:
+        >>> import keras
+        >>> import numpy as np
+        >>> from influence import BinaryInceptionModel, Dataset
+        >>> from influence.studies.poisoning import preselect
+        >>> images = np.repeat(np.uint8([40, 90, 160, 200]), 12).reshape(4, 2, 2, 3)
+        >>> mean = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()])
+        >>> model = BinaryInceptionModel(Dataset(images, [0, 0, 1, 1]), 2, backbone=mean).fit()
+        >>> preselect(model, model.features(images[:1]), [0], count=2).tolist()
+        [2, 1]
     """
     everybody = np.arange(len(model.train))
     gradients = model.top.influence_input_gradient(everybody, test_features, y_test)
@@ -203,6 +253,18 @@ def rank(
 
     The L1 norm of ∇_pixels ``influence_on_loss(..., reduction="mean")``, largest first: the rise
     of the test loss that a small sign step promises, but for the step's size.
+
+    Examples:
+        >>> import keras
+        >>> import numpy as np
+        >>> from influence import BinaryInceptionModel, Dataset
+        >>> from influence.studies.poisoning import rank
+        >>> images = np.repeat(np.uint8([40, 90, 160, 200]), 12).reshape(4, 2, 2, 3)
+        >>> mean = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()])
+        >>> model = BinaryInceptionModel(Dataset(images, [0, 0, 1, 1]), 2, backbone=mean).fit()
+        >>> indices, norms = rank(model, [0, 1, 2, 3], model.features(images[:1]), [0])
+        >>> indices.tolist(), norms.shape
+        ([2, 1, 3, 0], (4,))
     """
     indices = check_indices(indices, len(model.train))
     gradients = model.top.influence_input_gradient(indices, test_features, y_test)
@@ -222,6 +284,15 @@ def box(originals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         ValueError: the images are not eight-bit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.studies.poisoning import box, eight_bits
+        >>> low, high = box(np.uint8([[0, 128, 255]]))
+        >>> ((low + 1) * 127.5).round(4).tolist(), ((high + 1) * 127.5).round(4).tolist()
+        ([[0.0, 127.5001, 254.5001]], [[0.4999, 128.4999, 255.0]])
+        >>> eight_bits(high).tolist()
+        [[0, 128, 255]]
     """
     if originals.dtype != np.uint8:
         raise ValueError(
@@ -234,7 +305,13 @@ def box(originals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def eight_bits(images: np.ndarray) -> np.ndarray:
-    """Images in [−1, 1] as they are stored: rounded to 0..255, uint8."""
+    """Images in [−1, 1] as they are stored: rounded to 0..255, uint8.
+
+    Examples:
+        >>> from influence.studies.poisoning import eight_bits
+        >>> eight_bits([-1.0, 0.001, 1.0]).tolist()
+        [0, 128, 255]
+    """
     return np.rint((np.asarray(images, np.float64) + 1) * 127.5).astype(np.uint8)
 
 
