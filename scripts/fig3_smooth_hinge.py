@@ -86,7 +86,7 @@ def compute(config: Fig3Config) -> Results:
 
 
 def plot(results: Results) -> dict[str, plt.Figure]:
-    """(a) the losses, (b) actual against predicted changes; and R and slope by temperature."""
+    """(a) the losses, (b) predicted against actual changes; and R and slope by temperature."""
     return {NAME: _figure(results), SWEEP_NAME: _sweep_figure(results)}
 
 

@@ -22,10 +22,11 @@ class Validation:
 
     - ``pearson_r`` near 1: the scores rank points as refitting does. From 0.95 on the order can be
       relied on; below about 0.7 the scores say little about this model.
-    - ``slope`` near 1: they have its scale, too. Above 1 they promise less change than there is,
+    - ``slope`` near 1: they have its scale, too. Below 1 they promise less change than there is,
       which happens where points have much leverage (leaving one out takes its own curvature away,
-      too) or where the curvature is too large (take damping away); below 1 more, where it is too
-      small (add damping).
+      too) or where the curvature is too large (take damping away); above 1 more, where it is too
+      small (add damping). It is ``pearson_r`` times the spread of ``predicted`` over that of
+      ``actual``: where the first is not near 1, scatter alone makes it smaller.
     - ``gradient_norms`` and ``gradient_norm`` say whether the comparison is fair. Where the first
       are not small, the refits stopped early and it is they that are off. Where the second is not,
       the model was not at an optimum: every refit then also makes up for that, and all of
@@ -35,8 +36,9 @@ class Validation:
         indices: [k] training points, most influential first.
         predicted: [k] change of the mean test loss on removal, by ``influence_on_loss``.
         actual: [k] the same by refitting: after minus before, so > 0 is helpful.
-        pearson_r: correlation of the two.
-        slope: of actual against predicted, by least squares with an intercept.
+        pearson_r: correlation of the two; NaN where ``actual`` is the same for all points.
+        slope: predicted over actual, by least squares with an intercept (see
+            docs/reading-the-scores.md); NaN where ``pearson_r`` is.
         gradient_norms: [k] of the n − 1 objective at each refit.
         gradient_norm: of the objective at the model itself.
 
@@ -111,16 +113,23 @@ def validate(
         refitted = model.refit(int(index))
         actual[i] = _mean_loss(refitted, x_test, y_test) - before
         norms[i] = np.linalg.norm(refitted.gradient())
-    line = scipy.stats.linregress(predicted, actual)
+    pearson_r, slope = _agreement(actual, predicted)
     return Validation(
         indices=indices,
         predicted=predicted,
         actual=actual,
-        pearson_r=float(line.rvalue),
-        slope=float(line.slope),
+        pearson_r=pearson_r,
+        slope=slope,
         gradient_norms=norms,
         gradient_norm=float(np.linalg.norm(model.gradient())),
     )
+
+
+def _agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    if not np.ptp(actual):
+        return np.nan, np.nan
+    line = scipy.stats.linregress(actual, predicted)
+    return float(line.rvalue), float(line.slope)
 
 
 def _mean_loss(model, x, labels) -> float:

@@ -40,18 +40,26 @@ def test_points_are_the_most_influential_in_order(problem):
     assert repr(result).startswith(f"Validation(pearson_r={result.pearson_r:.4f}, slope=")
     assert "points=5" in repr(result)
     assert result.pearson_r == pytest.approx(np.corrcoef(result.predicted, result.actual)[0, 1])
-    assert result.slope == pytest.approx(np.polyfit(result.predicted, result.actual, 1)[0])
+    assert result.slope == pytest.approx(np.polyfit(result.actual, result.predicted, 1)[0])
 
 
 def test_a_wrong_curvature_shows_in_the_slope(problem):
-    # Twice the curvature, half the prediction: the slope doubles, the order stays.
+    # Twice the curvature, half the prediction: the slope halves, the order stays.
     model = problem.softmax_model().fit()
     right = model.validate(problem.x_test, problem.y_test, points=6)
     twice = model.hessian().materialize()
     twice._matrix *= 2
     wrong = model.validate(problem.x_test, problem.y_test, points=6, curvature=twice)
-    assert wrong.slope == pytest.approx(2 * right.slope, rel=1e-6)
+    assert wrong.slope == pytest.approx(right.slope / 2, rel=1e-6)
     assert wrong.pearson_r == pytest.approx(right.pearson_r, rel=1e-6)
+
+
+def test_refits_that_change_nothing_have_no_slope(problem, monkeypatch):
+    model = problem.softmax_model().fit()
+    monkeypatch.setattr(model, "refit", lambda index: model)
+    result = model.validate(problem.x_test, problem.y_test, points=3)
+    np.testing.assert_array_equal(result.actual, 0)
+    assert np.isnan([result.pearson_r, result.slope]).all()
 
 
 def test_a_model_off_its_optimum_shows_in_its_gradient_and_as_a_shift(problem):

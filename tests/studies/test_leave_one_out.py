@@ -15,8 +15,8 @@ def small(n=400, seed=0, weight_decay=0.1):
 
 
 def slope(predicted, actual):
-    """Of actual against predicted, by least squares."""
-    return np.polyfit(predicted.ravel(), actual.ravel(), 1)[0]
+    """Predicted over actual, by least squares."""
+    return np.polyfit(actual.ravel(), predicted.ravel(), 1)[0]
 
 
 def test_it_is_the_oracles_refit():
