@@ -7,7 +7,15 @@ import pytest
 import tensorflow as tf
 
 from influence.linear import functions, sparse_functions
-from scripts import fig1_components, fig2_leave_one_out, fig3_smooth_hinge, fig6_label_fixing
+from scripts import (
+    fig1_components,
+    fig2_leave_one_out,
+    fig3_smooth_hinge,
+    fig4_rbf_vs_inception,
+    fig5_training_attack,
+    fig6_label_fixing,
+    hospital_readmission,
+)
 from scripts.report.experiment import run
 
 
@@ -44,7 +52,10 @@ def traces(monkeypatch):
         (fig1_components, fig1_components.Fig1Config, []),
         (fig2_leave_one_out, fig2_leave_one_out.Fig2Config, ["--points", "5"]),
         (fig3_smooth_hinge, fig3_smooth_hinge.Fig3Config, ["--points", "5"]),
+        (fig4_rbf_vs_inception, fig4_rbf_vs_inception.Fig4Config, []),
+        (fig5_training_attack, fig5_training_attack.Fig5Config, []),
         (fig6_label_fixing, fig6_label_fixing.Fig6Config, ["--jobs", "1"]),
+        (hospital_readmission, hospital_readmission.HospitalConfig, []),
     ],
 )
 def test_experiments_trace_once(tmp_path, traces, module, config, options):
@@ -52,7 +63,6 @@ def test_experiments_trace_once(tmp_path, traces, module, config, options):
     options = ["--data", "stand-in", "--scale", "quick", *folders, *options]
     run(module.NAME, config, module.compute, lambda results: {}, options)
     assert traces
-    # Figure 3 has two kinds of a loss, the hinge and the smooth one at all of its temperatures, and
-    # two models that are asked for losses.
-    most = 2 if module is fig3_smooth_hinge else 1
+    # These have two kinds of a loss, the hinge and the smooth one at all of its temperatures.
+    most = 2 if module in (fig3_smooth_hinge, fig4_rbf_vs_inception) else 1
     assert max(traces.values()) <= most, traces.most_common(3)
