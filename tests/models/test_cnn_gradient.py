@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from influence import Adam, AllCNNC, Dataset
+from influence.models import cnn_gradient
 from influence.objective.generic_neural_net import GenericNeuralNet
 from tests.models.test_all_cnn_c import images
 from tests.models.test_cnn_hessian import at_random
@@ -47,6 +48,15 @@ def test_it_is_that_of_automatic_differentiation(network):
     # Every variable has a part in it that the comparison would miss.
     parts = np.split(truth, np.cumsum([v.shape.num_elements() for v in network.variables]))[:-1]
     assert min(np.abs(part).max() for part in parts) > 1e-4 * np.abs(truth).max()
+
+
+@pytest.mark.parametrize("few", [0, 20])
+def test_matrices_and_convolutions_are_the_same(monkeypatch, few):
+    # Sides that no other test has: what was compiled keeps the limit of its time.
+    monkeypatch.setattr(cnn_gradient, "_FEW_PIXELS", few)
+    model = at_random((2, 2), 13 if few else 15)
+    ours, truth = model.sum_gradient(*model.tensors).numpy(), automatic(model, *model.tensors)
+    np.testing.assert_allclose(ours, truth, rtol=0, atol=1e-12 * np.abs(truth).max())
 
 
 @pytest.mark.parametrize(("strides", "side", "rows"), NETWORKS, ids=str)
