@@ -32,19 +32,24 @@ class Fig2Config(Config):
         lissa_depth: t of LiSSA.
         lissa_scale: σ of LiSSA.
         gradient_tolerance: gradient norm of every refit.
-        network: also train and retrain the convolutional network, which takes a quarter of an hour,
-            for the paper's third panel; ``--no-network`` leaves it out.
+        network: also retrain the convolutional network, for the paper's third panel;
+            ``--no-network`` leaves it out.
         cnn_test_index: test image of the network's panel; the stand-in takes its first
             misclassified one.
         cnn_images: training images of the network.
         cnn_points: training points to leave out of the network's training.
         cnn_weight_decay: λ of the network.
         cnn_damping: δ.
+        train: train the network anew, with the settings below, instead of starting from the published
+            state of 500,000 steps (``data/all_cnn_c_500000.npz``). Scale paper does so with the
+            paper's settings, and data that are not MNIST's have no published state.
         cnn_steps: steps of Adam (500,000 at scale paper), and a learning rate that fits them.
         cnn_rate: the learning rate of the first steps (1e-4 at scale paper).
         cnn_retraining_steps: further steps, with a learning rate of 1e-6, of each retraining. At
             scale laptop the flow that they follow takes their place.
         cnn_flow_steps: implicit steps of that flow.
+        jobs: processes that retrain side by side at scale paper, with a thread each; -1 is one for
+            every core. The numbers are the same for any number.
     """
 
     test_index: int = 8
@@ -61,10 +66,12 @@ class Fig2Config(Config):
     cnn_points: int = 100
     cnn_weight_decay: float = 0.001
     cnn_damping: float = 0.01
+    train: bool = False
     cnn_steps: int = 10_000
     cnn_rate: float = 1e-3
     cnn_retraining_steps: int = 30_000
     cnn_flow_steps: int = 10
+    jobs: int = -1
 
     QUICK: ClassVar[dict] = {
         "points": 20, "lissa_repeats": 4, "lissa_depth": 1000, "network": False,

@@ -6,20 +6,21 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from influence import Adam, AllCNNC, ConjugateGradient, Dataset, GradientFlow, Proximal
+from influence import Adam, AllCNNC, ConjugateGradient, GradientFlow, Proximal
 from influence.curvature.operator import MatrixOperator
 from influence.data.files import fingerprint, kept
-from influence.fitting.adam import AdamState, continue_without
+from influence.fitting.adam import continue_without
 from influence.solvers.solution import SolverWarning
 from scripts.loaders.mnist import Mnist
 from scripts.report.experiment import Results
+from scripts.steps.cnn_training import SEED, curvatures, first_images, trained
 
-PARAMETERS = 2616
 # The stand-in has fewer images, with as many passes over them, and fewer points.
 _STAND_IN_IMAGES, _STAND_IN_POINTS = 275, 10
-_SEED = 0
 # The last learning rate of the paper's schedule, which its retraining goes on with.
 _RETRAINING_RATE = 1e-6
 _PROXIMAL_TOLERANCE = 1e-5
@@ -38,13 +39,13 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     images, points = config.cnn_images, config.cnn_points
     if not real:
         images, points = min(images, _STAND_IN_IMAGES), min(points, _STAND_IN_POINTS)
-    model, state = train(config, first_images(mnist.train, images), folder)
+    model, state = trained(config, first_images(mnist.train, images), real, folder)
     test_index = config.cnn_test_index
     if not real:
         test_index = int((model.predict(mnist.test.x) != mnist.test.labels).argmax())
     test = mnist.test.x[[test_index]], mnist.test.labels[[test_index]]
 
-    hessian, gauss_newton = curvatures(model, state, folder)
+    hessian, gauss_newton = curvatures(model, folder)
     smallest, largest = hessian.extreme_eigenvalues()
     # Twice what makes the Hessian positive definite: its smallest eigenvalue changes its sign.
     chosen = max(-2 * smallest, config.cnn_damping)
@@ -81,6 +82,7 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     results.add("cnn_train_accuracy", accuracy, 0.9996)
     results.add("cnn_test_index", test_index, 6558)
     results.add("cnn_scale", config.scale)
+    results.add("cnn_steps", state.step, 500_000)
     results.add("cnn_gradient_norm", np.linalg.norm(model.gradient()))
     results.add("cnn_smallest_eigenvalue", smallest)
     results.add("cnn_largest_eigenvalue", largest)
@@ -107,39 +109,6 @@ def agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float | None, 
     return np.corrcoef(actual, predicted)[0, 1], np.polyfit(actual, predicted, 1)[0]
 
 
-def first_images(train: Dataset, number: int) -> Dataset:
-    """Some of the training images, drawn as in the 2017 code."""
-    order = np.arange(len(train))
-    np.random.RandomState(0).shuffle(order)
-    chosen = order[:number]
-    return Dataset(train.x[chosen], train.labels[chosen], train.scale)
-
-
-def train(config, data: Dataset, folder: Path) -> tuple[AllCNNC, AdamState]:
-    """The network after Adam, and Adam's state there."""
-    model = AllCNNC(data, config.cnn_weight_decay, seed=_SEED)
-    assert model.num_parameters == PARAMETERS
-    per_pass = max(1, len(data) // Adam.batch_size)
-    steps = config.cnn_steps * per_pass // (config.cnn_images // Adam.batch_size or 1)
-    # The paper's schedule, or the same with a larger rate where there are fewer steps.
-    decays = ((110_000, 0.1), (220_000, 0.01))
-    if config.scale != "paper":
-        decays = ((int(0.6 * steps), 0.1), (int(0.85 * steps), 0.01))
-    adam = Adam(config.cnn_rate, decays, seed=_SEED)
-    state = adam.run(model, steps, checkpoint=folder / "adam.npz", progress=True)
-    return model, state
-
-
-def curvatures(model: AllCNNC, state: AdamState, folder: Path):
-    """The Hessian and the Gauss-Newton matrix at the trained parameters, as matrices."""
-    path = folder / f"hessian_{_key(state.parameters, model.train.x)}.npz"
-    hessian = model.hessian()
-    hessian.progress = True
-    matrices = kept(path, hessian.dense), model.gauss_newton().dense()
-    # In float64, so that conjugate gradients reach their tolerance.
-    return [MatrixOperator(matrix.astype(np.float64), len(model.train)) for matrix in matrices]
-
-
 def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[str, np.ndarray]:
     """Changes of the test loss without each point: after plain and after proximal retraining, and
     after the first step of the latter.
@@ -157,20 +126,16 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
         moved.parameters = theta
         return float(moved.losses(*test)[0]) - before
 
-    def plain(index):
-        if config.scale == "paper":
-            adam = Adam(seed=_SEED)
-            checkpoint = folder / f"without_{index}.adam.npz"
-            longer = continue_without(
-                adam, model, state, index, config.cnn_retraining_steps, checkpoint=checkpoint
-            )
-            return longer.parameters
-        return flow.without(index)
+    stepped = {}
+    if config.scale == "paper":
+        steps = config.cnn_retraining_steps
+        stepped = dict(zip(indices, after_steps(model, state, indices, steps, folder, config.jobs)))
 
     def unit(index):
+        plain = stepped[index] if stepped else flow.without(index)
         near, norm = proximal.without(index, _PROXIMAL_TOLERANCE)
         step = proximal.one_step(index)
-        return np.array([change(plain(index)), change(near), change(step), norm])
+        return np.array([change(plain), change(near), change(step), norm])
 
     settings = config.scale, time, config.cnn_flow_steps, config.cnn_damping
     key = _key(repr(settings), state.parameters, model.train.x, *test)
@@ -180,6 +145,63 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
     ]
     names = "actual", "proximal", "one_step", "proximal_gradient_norms"
     return dict(zip(names, np.transpose(rows))) | {"drift": np.array(change(flow.without(None)))}
+
+
+def after_steps(model, state, indices, steps: int, folder: Path, jobs: int) -> list[np.ndarray]:
+    """θ [p] after so many more steps of Adam without each of ``indices``, each kept in ``folder``.
+
+    The retrainings are spread over ``jobs`` processes of one thread each, so that the numbers are
+    the same for any number of processes.
+    """
+    work = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(_without)(model.train, model.weight_decay, state, int(index), steps, folder)
+        for index in indices
+    )
+    return list(tqdm(work, total=len(indices), desc=f"{steps} more steps", disable=None))
+
+
+def _without(train, weight_decay, state, index, steps, folder):
+    # The same again changes nothing; in the process that started the others there is no need.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
+    model = AllCNNC(train, weight_decay, seed=SEED)
+    path = folder / f"without_{index}_{steps}.adam.npz"
+    return continue_without(Adam(seed=SEED), model, state, index, steps, checkpoint=path).parameters
+
+
+def agreement_after_flow(
+    model, state, test, points: int, damping: float, steps: int, flow_steps: int
+) -> np.ndarray:
+    """How influence with the damped Hessian and with the damped Gauss-Newton matrix agrees with the
+    flow of ``steps`` more steps without each of the most influential ``points``.
+
+    [smallest eigenvalue of the Hessian, R, slope (Hessian), R, slope (Gauss-Newton)], with NaN
+    where nothing is predicted.
+    """
+    matrices = [
+        MatrixOperator(operator.dense().astype(np.float64), len(model.train))
+        for operator in (model.hessian(), model.gauss_newton())
+    ]
+    predicted = []
+    for matrix in matrices:
+        with warnings.catch_warnings():
+            # The smallest eigenvalue tells of it.
+            warnings.simplefilter("ignore", SolverWarning)
+            scores = model.influence_on_loss(
+                *test, solver=ConjugateGradient(), curvature=matrix + damping
+            )
+        predicted.append(scores[0])
+    indices = np.argsort(-np.abs(predicted[1]), kind="stable")[:points]
+    flow = GradientFlow(model, state, steps * _RETRAINING_RATE, flow_steps, matrices[1].dense())
+    moved, before = model.with_parameters(model.parameters), model.losses(*test)[0]
+    actual = []
+    for index in indices:
+        moved.parameters = flow.without(index)
+        actual.append(moved.losses(*test)[0] - before)
+    agreements = [agreement(np.array(actual), scores[indices]) for scores in predicted]
+    smallest, _ = matrices[0].extreme_eigenvalues()
+    return np.array([smallest, *agreements[0], *agreements[1]], np.float64)
 
 
 def _key(*parts) -> str:

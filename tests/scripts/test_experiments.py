@@ -16,11 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from influence import AdamState
 from influence.curvature.operator import MatrixOperator
 from scripts import (
     fig1_components,
     fig2_leave_one_out,
     fig2_long_retraining,
+    fig2_training,
     fig4_rbf_vs_inception,
     fig5_training_attack,
     hospital_readmission,
@@ -255,7 +257,7 @@ def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
     assert metrics["max_refit_gradient_norm"]["ours"] <= 1e-6
 
 
-def indefinite_curvatures(model, state, folder):
+def indefinite_curvatures(model, folder):
     """A matrix with negative eigenvalues and the Gauss-Newton matrix, without the minute that the
     Hessian takes (tests/test_all_cnn_c.py computes it)."""
     matrix = model.gauss_newton().dense().astype(np.float64)
@@ -285,11 +287,38 @@ def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, monkeypatch, 
     assert not (tmp_path / f"{fig2.NAME}.cnn").exists()
 
     metrics = run(long.NAME, long.LongConfig, long.compute, long.plot, options).metrics
-    restored, decayed = (np.array(metrics[name]["ours"]) for name in ("restored", "decayed"))
-    assert len(restored) == len(decayed) == len(metrics["flow"]["ours"]) == 1
-    # Twenty steps of 1e-6, and of 1e-4 that decays: in proportion, as long as nothing bends.
-    assert (restored != 0).all()
-    assert (np.abs(decayed) > np.abs(restored)).all()
+    steps, flow = (np.array(metrics[name]["ours"]) for name in ("steps", "flow"))
+    assert len(steps) == len(flow) == len(metrics["predicted"]["ours"]) == 2
+    assert (steps != 0).all()
+    assert (tmp_path / f"{long.NAME}.png").read_bytes()[:4] == PNG
+
+
+def test_the_training_of_figure_2_is_traced_and_taken_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        fig2_training, "agreement_after_flow", lambda *_: np.array([-1.0, 0.5, 1, 1, np.nan])
+    )
+    folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
+    options = ["--data", "stand-in", "--scale", "quick", *folders]
+    arguments = (
+        fig2_training.NAME, fig2_training.TrainingConfig, fig2_training.compute, fig2_training.plot,
+    )  # fmt: skip
+    first = run(*arguments, options)
+    assert first.arrays["trace"][:, 0].tolist() == [10, 20, 30, 40]
+    assert first.metrics["gauss_newton_slope"]["ours"] == [None, None]
+    assert (np.diff(first.arrays["trace"][:, 1]) < 0).all()  # the objective falls
+    state = AdamState.load(tmp_path / "all_cnn_c_40.npz")
+    assert state.step == 40
+    rows = (tmp_path / f"{fig2_training.NAME}.csv").read_text().splitlines()
+    assert rows[0] == "step,objective,gradient_norm,train_accuracy,test_accuracy"
+    assert [row.split(",")[0] for row in rows[1:]] == ["10", "20", "30", "40"]
+    # Killed after the second state, it goes on from there, to the same bits.
+    for step in (30, 40):
+        (tmp_path / "fig2_training.states" / f"step_{step:06d}.npz").unlink()
+    again = run(*arguments, options)
+    np.testing.assert_array_equal(again.arrays["trace"], first.arrays["trace"])
+    np.testing.assert_array_equal(
+        AdamState.load(tmp_path / "all_cnn_c_40.npz").parameters, state.parameters
+    )
 
 
 def test_the_rare_group_is_found_on_the_stand_in(reproduction):

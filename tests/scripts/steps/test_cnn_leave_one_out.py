@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from influence import Adam, Dataset
+from influence import Adam, AdamState, AllCNNC, Dataset
 from scripts.fig2_leave_one_out import Fig2Config
+from scripts.loaders.archive import DataError
 from scripts.steps import cnn_leave_one_out as cnn
+from scripts.steps import cnn_training
 
 
 def test_images_are_drawn_as_in_2017():
@@ -15,7 +17,7 @@ def test_images_are_drawn_as_in_2017():
     np.random.seed(0)
     order = np.arange(55_000)
     np.random.shuffle(order)
-    drawn = cnn.first_images(train, 5500)
+    drawn = cnn_training.first_images(train, 5500)
     np.testing.assert_array_equal(drawn.labels, order[:5500])
     np.testing.assert_array_equal(drawn.x[:, 0], order[:5500] % 256)
     assert drawn.scale == train.scale
@@ -25,8 +27,8 @@ def test_images_are_drawn_as_in_2017():
     ("scale", "settings", "images", "expected"),
     [
         ("paper", Fig2Config.PAPER, 5500, (500_000, 1e-4, Adam().decays)),
-        ("laptop", {}, 5500, (10_000, 1e-3, ((6000, 0.1), (8500, 0.01)))),
-        ("laptop", {}, 550, (909, 1e-3, ((545, 0.1), (772, 0.01)))),
+        ("laptop", {"train": True}, 5500, (10_000, 1e-3, ((6000, 0.1), (8500, 0.01)))),
+        ("laptop", {"train": True}, 550, (909, 1e-3, ((545, 0.1), (772, 0.01)))),
     ],
 )
 def test_the_schedule(monkeypatch, tmp_path, scale, settings, images, expected):
@@ -38,14 +40,42 @@ def test_the_schedule(monkeypatch, tmp_path, scale, settings, images, expected):
     monkeypatch.setattr(Adam, "run", run)
     data = Dataset(np.zeros((images, 784), np.uint8), np.zeros(images, np.int64), 1 / 255)
     config = dataclasses.replace(Fig2Config(scale=scale), **settings)
-    cnn.train(config, data, tmp_path)
+    cnn_training.trained(config, data, True, tmp_path)
     adam = seen["adam"]
     assert (seen["steps"], adam.learning_rate, adam.decays) == expected
     assert adam.batch_size == 500
-    assert seen["model"].num_parameters == cnn.PARAMETERS
+    assert seen["model"].num_parameters == cnn_training.PARAMETERS
 
 
 def test_agreement():
     actual = np.array([-1.0, 0.0, 2.0])
     assert cnn.agreement(actual, 0.5 * actual) == pytest.approx((1, 0.5))
     assert cnn.agreement(actual, np.zeros(3)) == (None, None)
+
+
+def tiny_training(folder, jobs):
+    """θ after 12 more steps without points 0 and 3, by so many processes."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (40, 784)).astype(np.uint8)
+    model = AllCNNC(Dataset(images, random.integers(0, 10, 40), 1 / 255), seed=cnn_training.SEED)
+    state = Adam(seed=cnn_training.SEED).run(model, 8)
+    return model, state, cnn.after_steps(model, state, [0, 3], 12, folder, jobs)
+
+
+def test_retraining_by_steps_is_the_same_in_any_number_of_processes(tmp_path):
+    model, state, alone = tiny_training(tmp_path / "alone", 1)
+    _, _, two = tiny_training(tmp_path / "two", 2)
+    np.testing.assert_array_equal(alone, two)
+    assert not np.array_equal(alone[0], alone[1])
+    saved = AdamState.load(tmp_path / "two" / "without_3_12.adam.npz")
+    assert saved.step == state.step + 12
+    # What is finished is not computed again.
+    again = cnn.after_steps(model, state, [0, 3], 12, tmp_path / "two", 1)
+    np.testing.assert_array_equal(again, two)
+
+
+def test_the_published_state_is_asked_for_and_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cnn_training, "PUBLISHED_STATE", tmp_path / "none.npz")
+    data = Dataset(np.zeros((5, 784), np.uint8), np.zeros(5, np.int64), 1 / 255)
+    with pytest.raises(DataError, match="none.npz is missing or damaged"):
+        cnn_training.trained(Fig2Config(), data, True, tmp_path)
