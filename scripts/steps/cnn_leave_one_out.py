@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from influence import Adam, AllCNNC, ConjugateGradient, GradientFlow, Proximal
@@ -153,7 +153,10 @@ def after_steps(model, state, indices, steps: int, folder: Path, jobs: int) -> l
     The retrainings are spread over ``jobs`` processes of one thread each, so that the numbers are
     the same for any number of processes.
     """
-    work = Parallel(n_jobs=jobs, return_as="generator")(
+    jobs = effective_n_jobs(jobs)
+    # With one process joblib would compute here, with all the threads that TensorFlow has here: so
+    # there are two, and one of them gets nothing to do.
+    work = Parallel(n_jobs=max(jobs, 2), pre_dispatch=jobs, return_as="generator")(
         delayed(_without)(model.train, model.weight_decay, state, int(index), steps, folder)
         for index in indices
     )
@@ -161,7 +164,6 @@ def after_steps(model, state, indices, steps: int, folder: Path, jobs: int) -> l
 
 
 def _without(train, weight_decay, state, index, steps, folder):
-    # The same again changes nothing; in the process that started the others there is no need.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
