@@ -40,9 +40,9 @@ class Fig2Config(Config):
         cnn_points: training points to leave out of the network's training.
         cnn_weight_decay: λ of the network.
         cnn_damping: δ.
-        train: train the network anew, with the settings below, instead of starting from the published
-            state of 500,000 steps (``data/all_cnn_c_500000.npz``). Scale paper does so with the
-            paper's settings, and data that are not MNIST's have no published state.
+        train: train the network anew, with the settings below, even where there is a state of
+            500,000 steps (``data/all_cnn_c_500000.npz``) to start from. Scale paper does so with
+            the paper's settings, and data that are not MNIST's have no such state.
         cnn_steps: steps of Adam (500,000 at scale paper), and a learning rate that fits them.
         cnn_rate: the learning rate of the first steps (1e-4 at scale paper).
         cnn_retraining_steps: further steps, with a learning rate of 1e-6, of each retraining. At

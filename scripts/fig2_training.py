@@ -1,8 +1,8 @@
 """Figure 2, the network: its training as published, and what convergence does to influence.
 
 Not part of `make figures`: 500,000 steps take two to three hours, and may be killed and taken up
-again. It leaves the trained state, `all_cnn_c_500000.npz`, in the output folder; the one in `data/`,
-which `scripts.fig2_leave_one_out` starts from, was made so.
+again. It leaves the trained state, `all_cnn_c_500000.npz`, in the output folder;
+`scripts.fig2_leave_one_out` starts from one in `data/`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import numpy as np
 from influence import Adam, AdamState, AllCNNC, Dataset
 from influence.curvature.operator import MatrixOperator
 from influence.data.files import fingerprint, kept
-from scripts.loaders.archive import DataError
 from scripts.loaders.registry import DATA_FOLDER
 
 PARAMETERS = 2616
@@ -27,19 +26,18 @@ def first_images(train: Dataset, number: int) -> Dataset:
 
 
 def trained(config, data: Dataset, real: bool, folder: Path) -> tuple[AllCNNC, AdamState]:
-    """The network after Adam, and Adam's state there: the published one on the paper's data, unless
-    the settings ask for another training."""
+    """The network after Adam, and Adam's state there: the published one on the paper's data, where
+    there is one, unless the settings ask for another training."""
     model = AllCNNC(data, config.cnn_weight_decay, seed=SEED)
     assert model.num_parameters == PARAMETERS
     if real and config.scale == "laptop" and not config.train:
         state = AdamState.load(PUBLISHED_STATE)
-        if state is None:
-            raise DataError(
-                f"{PUBLISHED_STATE} is missing or damaged: take it from the repository again "
-                f"(`git checkout {PUBLISHED_STATE}`), or train the network anew with --train."
-            )
-        model.parameters = state.parameters
-        return model, state
+        if state is not None:
+            model.parameters = state.parameters
+            return model, state
+        print(
+            f"There is no trained network in {PUBLISHED_STATE.name}: it is trained here, for less."
+        )
     per_pass = max(1, len(data) // Adam.batch_size)
     steps = config.cnn_steps * per_pass // (config.cnn_images // Adam.batch_size or 1)
     # The paper's schedule, or the same with a larger rate where there are fewer steps.

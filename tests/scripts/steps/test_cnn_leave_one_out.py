@@ -7,7 +7,6 @@ import pytest
 
 from influence import Adam, AdamState, AllCNNC, Dataset
 from scripts.fig2_leave_one_out import Fig2Config
-from scripts.loaders.archive import DataError
 from scripts.steps import cnn_leave_one_out as cnn
 from scripts.steps import cnn_training
 
@@ -74,8 +73,22 @@ def test_retraining_by_steps_is_the_same_in_any_number_of_processes(tmp_path):
     np.testing.assert_array_equal(again, two)
 
 
-def test_the_published_state_is_asked_for_and_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cnn_training, "PUBLISHED_STATE", tmp_path / "none.npz")
+def test_the_published_state_is_where_the_paper_s_data_start_from(tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+    monkeypatch.setattr(cnn_training, "PUBLISHED_STATE", path)
+    monkeypatch.setattr(Adam, "run", lambda self, model, steps, **_: f"trained for {steps}")
     data = Dataset(np.zeros((5, 784), np.uint8), np.zeros(5, np.int64), 1 / 255)
-    with pytest.raises(DataError, match="none.npz is missing or damaged"):
-        cnn_training.trained(Fig2Config(), data, True, tmp_path)
+
+    def start(config, real=True):
+        return cnn_training.trained(config, data, real, tmp_path)
+
+    # Five images are one step a pass, and 5,500 are eleven.
+    assert start(Fig2Config())[1] == "trained for 909"
+    vectors = np.random.default_rng(0).standard_normal((3, 2616)).astype(np.float32)
+    AdamState(7, *vectors).save(path)
+    model, state = start(Fig2Config())
+    assert state.step == 7
+    np.testing.assert_array_equal(model.parameters, vectors[0])
+    assert start(Fig2Config(train=True))[1] == "trained for 909"
+    assert start(Fig2Config(), real=False)[1] == "trained for 909"
+    assert start(Fig2Config(scale="paper", cnn_steps=500_000))[1].startswith("trained for")
