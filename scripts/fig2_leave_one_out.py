@@ -47,7 +47,7 @@ class Fig2Config(Config):
         cnn_rate: the learning rate of the first steps (1e-4 at scale paper).
         cnn_retraining_steps: further steps, with a learning rate of 1e-6, of each retraining. At
             scale laptop the flow that they follow takes their place.
-        cnn_flow_steps: implicit steps of that flow.
+        cnn_flow_steps: of that flow's integrator, two gradients each.
         jobs: processes that retrain side by side at scale paper, with a thread each; -1 is one for
             every core. The numbers are the same for any number.
     """
@@ -70,12 +70,12 @@ class Fig2Config(Config):
     cnn_steps: int = 10_000
     cnn_rate: float = 1e-3
     cnn_retraining_steps: int = 30_000
-    cnn_flow_steps: int = 10
+    cnn_flow_steps: int = 3
     jobs: int = -1
 
     QUICK: ClassVar[dict] = {
         "points": 20, "lissa_repeats": 4, "lissa_depth": 1000, "network": False,
-        "cnn_images": 100, "cnn_points": 2, "cnn_steps": 60, "cnn_flow_steps": 3,
+        "cnn_images": 100, "cnn_points": 2, "cnn_steps": 60, "cnn_flow_steps": 2,
     }  # fmt: skip
     PAPER: ClassVar[dict] = {"cnn_steps": 500_000, "cnn_rate": 1e-4}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import numbers
+import warnings
 from typing import Any, Self, overload
 
 import numpy as np
@@ -12,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.types import DType
-from influence.solvers.solution import SolverError, check_finite, product
+from influence.solvers.solution import Operator, SolverError, check_finite, product
 
 # dense() refuses above this size: 10,000² float64 numbers are 0.8 GB.
 MAX_DENSE_SIZE = 10_000
@@ -20,6 +21,8 @@ _COLUMNS_AT_ONCE = 64
 # Up to this size the eigenvalues of a matrix take a fraction of a second. Where it has to be made
 # of p products Lanczos's method is quicker from the smaller size on (ARPACK needs a few spare).
 _MATRIX_EIGENVALUES, _PRODUCT_EIGENVALUES = 1000, 64
+# Vectors that LOBPCG iterates, of which it is the smallest eigenvalue's that counts.
+_LOBPCG_BLOCK, _LOBPCG_STEPS = 2, 60
 
 
 class HessianOperator(scipy.sparse.linalg.LinearOperator):
@@ -117,7 +120,9 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         undamped = self + (-self.damping)
         return MatrixOperator(undamped.dense(max_size), self.num_examples) + self.damping
 
-    def extreme_eigenvalues(self, tolerance: float = 1e-6) -> tuple[float, float]:
+    def extreme_eigenvalues(
+        self, tolerance: float = 1e-6, preconditioner: Operator | None = None
+    ) -> tuple[float, float]:
         """The smallest and the largest eigenvalue [2 floats], damping included.
 
         Of the matrix up to 1,000 parameters, where there is a closed form of it; else by Lanczos's
@@ -127,10 +132,14 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         Args:
             tolerance: of both by Lanczos's method, relative to the larger magnitude. The smallest
                 eigenvalue of a badly conditioned operator can take it hundreds of products; where
-                they are dear and the matrix fits, ``materialize`` first.
+                they are dear and the matrix fits, ``materialize`` first, or
+            preconditioner: a positive definite operator whose ``@`` approximates the inverse of
+                this one with a ridge, as ``InverseMatrix(gauss_newton.dense())`` does for a
+                network. The smallest eigenvalue is then one of LOBPCG (Knyazev 2001), tens of
+                products, to a residual ‖Hv − λv‖ of ``tolerance`` times the larger magnitude.
 
         Raises:
-            SolverError: Lanczos's method did not converge, or the operator is not finite.
+            SolverError: a method did not converge, or the operator is not finite.
         """
         size = self.shape[0]
         closed_form = type(self)._dense is not HessianOperator._dense
@@ -149,6 +158,10 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
             return multiple, multiple
         try:
             [far] = scipy.sparse.linalg.eigsh(self._shifted(0.0), which="LM", **settings)
+            if preconditioner is not None:
+                smallest = self._smallest_eigenvalue(preconditioner, tolerance * abs(far))
+                if far > 0:
+                    return smallest, float(far)
             # From the far end of the spectrum, the other end is the largest magnitude, so that
             # the tolerance means the same for both.
             [near] = scipy.sparse.linalg.eigsh(self._shifted(-far), which="LM", **settings)
@@ -159,6 +172,35 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
             ) from None
         ends = sorted((float(far), float(near + far)))
         return ends[0], ends[1]
+
+    def _smallest_eigenvalue(self, preconditioner, tolerance):
+        """By LOBPCG, to that norm of its residual."""
+        start = np.random.default_rng(0).standard_normal((self.shape[0], _LOBPCG_BLOCK))
+        with warnings.catch_warnings():
+            # It warns where a vector of the block beside the smallest one's has not converged.
+            warnings.simplefilter("ignore", UserWarning)
+            values, vectors = scipy.sparse.linalg.lobpcg(
+                scipy.sparse.linalg.LinearOperator(
+                    self.shape,
+                    lambda v: product(self, v),
+                    matmat=lambda v: product(self, v),
+                    dtype=np.float64,
+                ),
+                start,
+                M=lambda block: preconditioner @ block,
+                tol=tolerance,
+                maxiter=_LOBPCG_STEPS,
+                largest=False,
+            )
+        vector, value = vectors[:, np.argmin(values)], float(np.min(values))
+        residual = np.linalg.norm(product(self, vector) - value * vector)
+        if not residual <= tolerance:
+            raise SolverError(
+                f"The smallest eigenvalue did not converge in {_LOBPCG_STEPS} steps of LOBPCG "
+                f"(residual {residual:.1e}, not {tolerance:.1e}): raise tolerance, or take a "
+                f"preconditioner nearer to the inverse."
+            )
+        return value
 
     def _shifted(self, shift):
         """H + shift·I in float64, because ARPACK's own float32 arithmetic is too coarse."""

@@ -139,9 +139,11 @@ class AllCNNC(GenericNeuralNet):
         """The most likely class of each point, [m]."""
         return self.outputs(x).argmax(axis=1)
 
-    def sum_gradient(self, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def sum_gradient(
+        self, x: tf.Tensor, labels: tf.Tensor, slopes: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """As the generic one, but written out by hand."""
-        return sum_gradient(self, x, labels)
+        return sum_gradient(self, x, labels, slopes)
 
     def output_jacobians(self, x: tf.Tensor) -> tf.Tensor:
         """As the generic one, but with one backward pass of the whole batch an output."""

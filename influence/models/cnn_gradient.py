@@ -32,8 +32,11 @@ _FEW_PIXELS = 4
 _SHIFTS = [(i, j) for i in (0, 1) for j in (0, 1)]
 
 
-def sum_gradient(model: Any, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Σ ∇L(z_i) of a batch of an ``AllCNNC``'s points, not yet converted: [p]."""
+def sum_gradient(
+    model: Any, x: tf.Tensor, labels: tf.Tensor, shift: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Σ ∇(L(z_i) − s_iᵀ f_i) of a batch of an ``AllCNNC``'s points, not yet converted, with f the
+    logits and s = ``shift`` [m, c], or 0: [p]."""
     layers = _layers(model.side, model.strides)
     variables = [tf.convert_to_tensor(variable) for variable in model.variables]
     with tf.GradientTape() as tape:
@@ -45,7 +48,7 @@ def sum_gradient(model: Any, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         inputs = layer.taken(a)
         a = layer.forward(inputs, kernel, biases)
         states.append((layer, kernel, inputs, a))
-    slopes, products = _from_the_top(*dense, a, labels)
+    slopes, products = _from_the_top(*dense, a, labels, shift)
     for layer, kernel, inputs, a in reversed(states):
         slopes = tf.raw_ops.TanhGrad(y=a, dy=tf.reshape(slopes, tf.shape(a)))
         slopes, here = layer.backward(inputs, kernel, slopes)
@@ -195,11 +198,13 @@ def _places(side, after, stride, width):
     return places.reshape(side**2, after**2, width**2)
 
 
-def _from_the_top(weights, biases, a, labels):
+def _from_the_top(weights, biases, a, labels, shift):
     """The mean, the dense layer and the loss: the slopes in ``a``, and in weights and biases."""
     means = tf.reduce_mean(a, axis=[1, 2])
     p = tf.nn.softmax(means @ weights + biases)
     residuals = p - tf.one_hot(labels, p.shape[1], dtype=p.dtype)
+    if shift is not None:
+        residuals -= shift
     slopes = tf.matmul(residuals, weights, transpose_b=True) / (a.shape[1] * a.shape[2])
     slopes = tf.broadcast_to(slopes[:, tf.newaxis, tf.newaxis], tf.shape(a))
     return slopes, [_in_matrix(means, residuals), _sums(residuals)]

@@ -195,11 +195,17 @@ class GenericNeuralNet(abc.ABC):
         them."""
         return self.logits(x)
 
-    def sum_gradient(self, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Σ ∇L of a batch, traceable: [p]. By automatic differentiation; a subclass may know how
-        to do it faster."""
+    def sum_gradient(
+        self, x: tf.Tensor, labels: tf.Tensor, slopes: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Σ ∇L of a batch, traceable: [p]; with ``slopes`` s [m, ...] in the outputs f,
+        Σ ∇(L_i − s_iᵀ f_i). By automatic differentiation; a subclass may know how to do it faster.
+        """
         with tf.GradientTape() as tape:
-            value = tf.reduce_sum(self.example_losses(self.logits(self.convert(x)), labels))
+            outputs = self.logits(self.convert(x))
+            value = tf.reduce_sum(self.example_losses(outputs, labels))
+            if slopes is not None:
+                value -= tf.reduce_sum(slopes * outputs)
         return flatten(tape.gradient(value, self.variables, unconnected_gradients="zero"))
 
     def output_jacobians(self, x: tf.Tensor) -> tf.Tensor:

@@ -5,6 +5,7 @@ Both start from the trained parameters and multiply gradients by a factor that i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -15,19 +16,23 @@ import tensorflow as tf
 
 from influence.curvature.gauss_newton import GaussNewton
 from influence.data.batches import map_over_batches, sum_over_batches
-from influence.data.vectors import flatten
 from influence.fitting.adam import Adam, AdamState
 from influence.objective.generic_neural_net import GenericNeuralNet
 
+# Of Anderson's method: 4 to 9 are the rule.
+_MOST_STEPS = 30
+
 
 class GradientFlow:
-    """What many small steps of Adam do on average, in a few large implicit ones.
+    """What many small steps of Adam do on average, in a few large ones.
 
     With a small learning rate η and settled running means, T steps of Adam follow the flow
     dθ/dτ = −D⁻¹ ∇R(θ) for the time τ = Tη, where D is the square root of Adam's second moment. The
-    flow is stiff (∇²R has eigenvalues of 100 and of 0.001), so it is integrated by the linearly
-    implicit Euler method with the Gauss-Newton matrix G at the start as its Jacobian: ``steps``
-    times θ ← θ − h (D + hG)⁻¹ ∇R(θ), h = τ/steps. One factor serves every step and every point.
+    flow is stiff (∇²R has eigenvalues of 100 and of 0.001), and its stiff part is linear: with G
+    the Gauss-Newton matrix at the start and u = D^½ θ it is du/dτ = −A u + N(u), with the symmetric
+    A = D^-½ G D^-½. So its integrator takes −A as it is, by the exponential, and approximates N:
+    the Runge-Kutta method of second order ETD2RK of Cox & Matthews (J. Comput. Phys. 176, 2002),
+    with two gradients a step. One eigendecomposition serves every step and every point.
 
     Args:
         model: trained.
@@ -59,23 +64,44 @@ class GradientFlow:
         steps: int,
         gauss_newton: np.ndarray,
     ) -> None:
-        self._losses = _ShiftedLosses(model)
+        self._gradients = _Gradients(model)
         self._start = model.parameters.astype(np.float64)
         self._steps, self._step = steps, time / steps
-        metric = np.sqrt(state.second.astype(np.float64)) + Adam.EPSILON
-        matrix = np.diag(metric) + self._step * gauss_newton.astype(np.float64)
-        self._factor = scipy.linalg.cho_factor(matrix)
+        self._root = np.sqrt(np.sqrt(state.second.astype(np.float64)) + Adam.EPSILON)
+        matrix = gauss_newton.astype(np.float64) / np.outer(self._root, self._root)
+        rates, self._modes = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False)
+        self._rates = np.maximum(rates, 0.0)
+        self._full_start = self._gradients(self._start)
 
     def without(self, index: int | None) -> np.ndarray:
         """θ [p] after the flow without training point ``index``, or with all of them (None)."""
-        theta, losses = self._start.copy(), self._losses
-        for _ in range(self._steps):
-            _, gradient = losses(theta)
-            if index is not None:
-                gradient = (losses.n * gradient - losses.point_gradient(index)) / (losses.n - 1)
-            gradient = gradient + losses.regularization()[1]
-            theta -= self._step * scipy.linalg.cho_solve(self._factor, gradient)
-        return theta
+        decay = self._step * self._rates
+        modes, u = self._modes, self._root * self._start
+        for step in range(self._steps):
+            velocity = self._velocity(u, index, self._full_start if step == 0 else None)
+            ahead = u + self._step * (modes @ (_phi_1(decay) * (modes.T @ velocity)))
+            bend = self._velocity(ahead, index) - velocity
+            bend = modes.T @ bend + self._rates * (modes.T @ (ahead - u))
+            u = ahead + self._step * (modes @ (_phi_2(decay) * bend))
+        return u / self._root
+
+    def _velocity(self, u, index, full=None):
+        """du/dτ at ``u``; ``full`` is the gradient with all points where it is known."""
+        theta, gradients = u / self._root, self._gradients
+        full = gradients(theta) if full is None else full
+        return -gradients.without(index, theta, full) / self._root
+
+
+def _phi_1(x):
+    """(1 − e⁻ˣ)/x for x ≥ 0."""
+    x = np.maximum(x, 1e-12)
+    return -np.expm1(-x) / x
+
+
+def _phi_2(x):
+    """(e⁻ˣ − 1 + x)/x² for x ≥ 0, whose series starts with 1/2 − x/6."""
+    large = np.maximum(x, 1e-4)
+    return np.where(x < 1e-4, 0.5 - x / 6, (1 - _phi_1(large)) / large)
 
 
 class Proximal:
@@ -114,40 +140,45 @@ class Proximal:
     """
 
     def __init__(self, model: GenericNeuralNet, damping: float, gauss_newton: np.ndarray) -> None:
-        self._losses = _ShiftedLosses(model, _slopes(model))
+        self._gradients = _Gradients(model, _slopes(model))
         self._model, self._curvature = model, GaussNewton(model)
         self._slope = model.regularization_gradient().astype(np.float64)
         self._start = model.parameters.astype(np.float64)
         self._damping = damping
         matrix = gauss_newton.astype(np.float64) + damping * np.eye(len(self._start))
         self._root = scipy.linalg.cholesky(matrix, lower=True)
-        # Falls of the objective, a mean of rounded numbers below 1, that mean nothing.
-        self._rounding = 0.01 * float(np.finfo(model.dtype).eps)
 
     def without(self, index: int, tolerance: float = 1e-6) -> tuple[np.ndarray, float]:
         """θ [p] without training point ``index``, and the norm of the gradient there.
 
-        L-BFGS in coordinates where G + δ is the identity: its first step is the influence. It
-        stops where the largest entry of the gradient in them is ``tolerance``, or where rounding
-        lets the objective fall no more.
+        Steps of Newton's method with the curvature of ``one_step``, which stays what it is, mixed
+        by Anderson's method: until no coordinate of a step is above ``tolerance`` where G + δ is
+        the identity, or to the point of the smallest step of 30.
         """
-        best: dict[str, Any] = {"norm": np.inf}
+        newton = self._newton(index)
+        best: dict[str, Any] = {"size": np.inf}
 
-        def value_and_gradient(coordinates):
+        def step(coordinates):
             move = scipy.linalg.solve_triangular(self._root, coordinates, trans="T", lower=True)
-            value, gradient = self._objective(move, index)
-            norm = float(np.linalg.norm(gradient))
-            if norm < best["norm"]:
-                best.update(norm=norm, theta=self._start + move)
-            return value, scipy.linalg.solve_triangular(self._root, gradient, lower=True)
+            gradient = self._gradient(move, index)
+            step = self._root.T @ -newton(gradient)
+            size = float(np.abs(step).max())
+            if size < best["size"]:
+                norm = float(np.linalg.norm(gradient))
+                best.update(size=size, norm=norm, theta=self._start + move)
+            return step
 
-        scipy.optimize.minimize(
-            value_and_gradient,
-            np.zeros(len(self._start)),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 50, "gtol": tolerance, "ftol": self._rounding, "maxls": 10},
-        )
+        # Where rounding lets it come no closer it raises: the answer is the best that it saw.
+        with contextlib.suppress(scipy.optimize.NoConvergence):
+            scipy.optimize.anderson(
+                step,
+                np.zeros(len(self._start)),
+                alpha=1.0,
+                M=3,
+                line_search=None,
+                maxiter=_MOST_STEPS,
+                f_tol=tolerance,
+            )
         return best["theta"], best["norm"]
 
     def one_step(self, index: int) -> np.ndarray:
@@ -157,31 +188,37 @@ class Proximal:
         takes its own along, the G + δ − J_iᵀΛ_iJ_i/n of Woodbury's identity; what that adds is its
         leverage. (The regulariser's 1/n, which goes too, is nothing beside δ.)
         """
+        return self._start - self._newton(index)(self._gradient(None, index))
+
+    def _newton(self, index):
+        """The inverse of the curvature without point ``index``, as a function of [p]."""
         points = self._model.points.chosen([index])
         jacobians, curvatures = self._curvature.factors(points)
-        jacobian, curvature = jacobians[0].astype(np.float64), curvatures[0] / self._losses.n
-        gradient = self._model.scans.gradients("normal", points)[0] + self._slope
-        right = np.column_stack([gradient / self._losses.n, jacobian.T])
-        solved = scipy.linalg.cho_solve((self._root, True), right)
-        step, through = solved[:, 0], solved[:, 1:]
+        jacobian = jacobians[0].astype(np.float64)
+        curvature = curvatures[0] / self._gradients.n
+        through = scipy.linalg.cho_solve((self._root, True), jacobian.T)
         small = np.eye(len(jacobian)) - curvature @ jacobian @ through
-        return self._start + step + through @ np.linalg.solve(small, curvature @ jacobian @ step)
 
-    def _objective(self, move, index):
-        """The objective at θ̃ + ``move``, up to a constant, and its gradient [p]."""
-        losses = self._losses
-        value, gradient = losses(self._start + move)
-        regularization, slope = losses.regularization()
-        keep = 1 - 1 / losses.n
-        value += keep * regularization - self._slope @ move - losses.point_loss(index) / losses.n
-        gradient = gradient + keep * slope - self._slope
-        gradient -= losses.point_gradient(index) / losses.n
-        value += self._damping / 2 * move @ move
-        return value, gradient + self._damping * move
+        def newton(gradient):
+            step = scipy.linalg.cho_solve((self._root, True), gradient)
+            return step + through @ np.linalg.solve(small, curvature @ jacobian @ step)
+
+        return newton
+
+    def _gradient(self, move, index):
+        """∇ of the objective at θ̃ + ``move``, [p]; None is no move, where B has none."""
+        gradients, theta = self._gradients, self._start
+        gradient, slope = np.zeros_like(theta), self._slope
+        if move is not None and move.any():
+            theta = theta + move
+            gradient, slope = gradients.losses(theta), gradients.regularization(theta)
+            gradient = gradient + slope - self._slope + self._damping * move
+        return gradient - (gradients.of_point(index, theta) + slope) / gradients.n
 
 
-class _ShiftedLosses:
-    """(1/n) Σ (L_j(θ) − s_jᵀ f_j(θ)) and its gradient, f the outputs, at any θ; s is 0 or given.
+class _Gradients:
+    """∇ of (1/n) Σ (L_j(θ) − s_jᵀ f_j(θ)), f the outputs and s 0 or given, and of its parts at any
+    θ, in float64.
 
     On a model of its own, so that the parameters of the one it was made from stay.
     """
@@ -189,46 +226,40 @@ class _ShiftedLosses:
     def __init__(self, model: GenericNeuralNet, slopes: tf.Tensor | None = None):
         self.n = len(model.train)
         self._model = model._clone(model.train)
-        self._model.parameters = model.parameters
-        self._slopes = slopes
         arrays = self._model.tensors if slopes is None else (*self._model.tensors, slopes)
         # Compiled for this model: the arrays are captured, θ is in its variables.
         self._compiled = tf.function(functools.partial(self._scan, arrays))
 
-    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """At ``theta`` [p], float64; the other methods answer for the same θ."""
+    def __call__(self, theta: np.ndarray) -> np.ndarray:
+        """With the regulariser's, [p]."""
+        return self.losses(theta) + self.regularization(theta)
+
+    def without(self, index: int | None, theta: np.ndarray, full: np.ndarray) -> np.ndarray:
+        """The mean over all points but one, from that over ``full``, regulariser included."""
+        if index is None:
+            return full
+        own = self.of_point(index, theta) + self.regularization(theta)
+        return full + (full - own) / (self.n - 1)
+
+    def losses(self, theta: np.ndarray) -> np.ndarray:
+        """Without the regulariser's, [p]."""
         self._model.parameters = theta
-        value, gradient = self._compiled()
-        return float(value) / self.n, gradient.numpy().astype(np.float64) / self.n
+        return self._compiled().numpy().astype(np.float64) / self.n
 
-    def point_loss(self, index: int) -> float:
-        """The loss of one training point."""
-        points = self._model.points.chosen([index])
-        return float(self._model.scans.losses("normal", points).numpy()[0])
-
-    def point_gradient(self, index: int) -> np.ndarray:
+    def of_point(self, index: int, theta: np.ndarray) -> np.ndarray:
         """∇L of one training point, [p]."""
+        self._model.parameters = theta
         points = self._model.points.chosen([index])
         return self._model.scans.gradients("normal", points)[0].astype(np.float64)
 
-    def regularization(self) -> tuple[float, np.ndarray]:
-        """The regulariser and its gradient [p]."""
-        gradient = self._model.regularization_gradient().astype(np.float64)
-        return float(self._model.regularization()), gradient
+    def regularization(self, theta: np.ndarray) -> np.ndarray:
+        """The regulariser's, [p]."""
+        self._model.parameters = theta
+        return self._model.regularization_gradient().astype(np.float64)
 
     def _scan(self, arrays):
-        model = self._model
-
-        def of_batch(x, labels, slopes=None):
-            with tf.GradientTape() as tape:
-                outputs = model.logits(model.convert(x))
-                value = tf.reduce_sum(model.example_losses(outputs, labels))
-                if slopes is not None:
-                    value -= tf.reduce_sum(slopes * outputs)
-            return value, flatten(tape.gradient(value, model.variables, None, "zero"))
-
-        zero = tf.zeros([], model.dtype), tf.zeros(model.num_parameters, model.dtype)
-        return sum_over_batches(of_batch, arrays, model.batch_size, zero)
+        zero = tf.zeros(self._model.num_parameters, self._model.dtype)
+        return sum_over_batches(self._model.sum_gradient, arrays, self._model.batch_size, zero)
 
 
 def _slopes(model: GenericNeuralNet) -> tf.Tensor:

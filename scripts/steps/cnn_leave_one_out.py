@@ -11,19 +11,22 @@ from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from influence import Adam, AllCNNC, ConjugateGradient, GradientFlow, Proximal
-from influence.curvature.operator import MatrixOperator
+from influence.curvature.operator import HessianOperator, MatrixOperator
 from influence.data.files import fingerprint, kept
 from influence.fitting.adam import continue_without
-from influence.solvers.solution import SolverWarning
+from influence.solvers.preconditioners import InverseMatrix
+from influence.solvers.solution import SolverError, SolverWarning
 from scripts.loaders.mnist import Mnist
 from scripts.report.experiment import Results
-from scripts.steps.cnn_training import SEED, curvatures, first_images, trained
+from scripts.steps.cnn_training import SEED, first_images, trained
 
 # The stand-in has fewer images, with as many passes over them, and fewer points.
 _STAND_IN_IMAGES, _STAND_IN_POINTS = 275, 10
 # The last learning rate of the paper's schedule, which its retraining goes on with.
 _RETRAINING_RATE = 1e-6
 _PROXIMAL_TOLERANCE = 1e-5
+# Of products in float32 by sums over thousands of images: rounding leaves a millionth.
+_EIGENVALUE_TOLERANCE, _SOLVER_TOLERANCE = 3e-6, 1e-5
 
 
 def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
@@ -45,28 +48,32 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
         test_index = int((model.predict(mnist.test.x) != mnist.test.labels).argmax())
     test = mnist.test.x[[test_index]], mnist.test.labels[[test_index]]
 
-    hessian, gauss_newton = curvatures(model, folder)
-    smallest, largest = hessian.extreme_eigenvalues()
+    hessian, gauss_newton, near = curvatures(model, config.cnn_damping)
+    smallest, largest = ends(hessian, near)
     # Twice what makes the Hessian positive definite: its smallest eigenvalue changes its sign.
     chosen = max(-2 * smallest, config.cnn_damping)
     # The paper's panel is of the damped Hessian; where that is indefinite, conjugate gradients end
     # at the first negative curvature, and what they have by then is no influence.
     panel = "hessian" if smallest + config.cnn_damping > 0 else "gauss_newton"
+    solver = ConjugateGradient(_SOLVER_TOLERANCE, preconditioner=near)
     predicted = {}
     for name, operator in (("hessian", hessian), ("gauss_newton", gauss_newton)):
         for suffix, damping in (("", config.cnn_damping), ("_chosen", chosen)):
+            if suffix and chosen == config.cnn_damping:
+                predicted[name + suffix] = predicted[name]
+                continue
             with warnings.catch_warnings():
                 if operator is hessian and smallest + damping <= 0:
                     warnings.simplefilter("ignore", SolverWarning)  # said below
                 predicted[name + suffix] = model.influence_on_loss(
-                    *test, solver=ConjugateGradient(), curvature=operator + damping
+                    *test, solver=solver, curvature=operator + damping
                 )[0]
     if panel != "hessian":
         print(
             f"The network's Hessian + {config.cnn_damping:g} is not positive definite (smallest "
             f"eigenvalue {smallest + config.cnn_damping:.2g}): the panel is Gauss-Newton's."
         )
-    order = np.argsort(-np.abs(predicted["gauss_newton"]), kind="stable")
+    order = np.argsort(-np.abs(predicted[panel]), kind="stable")
     indices = order[:points]
     retrained = retrain(config, model, state, gauss_newton.dense(), indices, test, folder)
 
@@ -99,6 +106,28 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
             results.add(f"cnn_{name}{prefix}_slope", slope)
     results.add("cnn_pearson_r", results.metrics[f"cnn_{panel}_pearson_r"]["ours"], 0.86)
     results.add("cnn_slope", results.metrics[f"cnn_{panel}_slope"]["ours"])
+
+
+def curvatures(
+    model: AllCNNC, damping: float
+) -> tuple[HessianOperator, MatrixOperator, InverseMatrix]:
+    """The Hessian by its products, the Gauss-Newton matrix, and the inverse of the latter with
+    ``damping``: at a trained network it is near to that of the damped Hessian, so that conjugate
+    gradients take tens of products instead of hundreds."""
+    # In float64, so that conjugate gradients reach their tolerance.
+    matrix = model.gauss_newton().dense().astype(np.float64)
+    gauss_newton = MatrixOperator(matrix, len(model.train))
+    return model.hessian(), gauss_newton, InverseMatrix((gauss_newton + damping).dense())
+
+
+def ends(hessian: HessianOperator, near: InverseMatrix) -> tuple[float, float]:
+    """The smallest and the largest eigenvalue of the Hessian."""
+    try:
+        return hessian.extreme_eigenvalues(_EIGENVALUE_TOLERANCE, near)
+    except SolverError:
+        # Far from a minimum the Gauss-Newton matrix says little of it: its own matrix, in minutes.
+        eigenvalues = np.linalg.eigvalsh(hessian.dense().astype(np.float64))
+        return float(eigenvalues[0]), float(eigenvalues[-1])
 
 
 def agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float | None, float | None]:
@@ -178,31 +207,30 @@ def agreement_after_flow(
     """How influence with the damped Hessian and with the damped Gauss-Newton matrix agrees with the
     flow of ``steps`` more steps without each of the most influential ``points``.
 
-    [smallest eigenvalue of the Hessian, R, slope (Hessian), R, slope (Gauss-Newton)], with NaN
-    where nothing is predicted.
+    [smallest eigenvalue of the Hessian, R, slope (Hessian), R, slope (Gauss-Newton)], with NaN for
+    the Hessian where it is indefinite: there is no influence then.
     """
-    matrices = [
-        MatrixOperator(operator.dense().astype(np.float64), len(model.train))
-        for operator in (model.hessian(), model.gauss_newton())
-    ]
-    predicted = []
-    for matrix in matrices:
-        with warnings.catch_warnings():
-            # The smallest eigenvalue tells of it.
-            warnings.simplefilter("ignore", SolverWarning)
-            scores = model.influence_on_loss(
-                *test, solver=ConjugateGradient(), curvature=matrix + damping
-            )
-        predicted.append(scores[0])
-    indices = np.argsort(-np.abs(predicted[1]), kind="stable")[:points]
-    flow = GradientFlow(model, state, steps * _RETRAINING_RATE, flow_steps, matrices[1].dense())
+    hessian, gauss_newton, near = curvatures(model, damping)
+    smallest, _ = ends(hessian, near)
+    solver = ConjugateGradient(_SOLVER_TOLERANCE, preconditioner=near)
+    by_hessian, by_gauss_newton = (
+        model.influence_on_loss(*test, solver=solver, curvature=operator + damping)[0]
+        if operator is gauss_newton or smallest + damping > 0
+        else None
+        for operator in (hessian, gauss_newton)
+    )
+    ranking = by_gauss_newton if by_hessian is None else by_hessian
+    indices = np.argsort(-np.abs(ranking), kind="stable")[:points]
+    flow = GradientFlow(model, state, steps * _RETRAINING_RATE, flow_steps, gauss_newton.dense())
     moved, before = model.with_parameters(model.parameters), model.losses(*test)[0]
     actual = []
     for index in indices:
         moved.parameters = flow.without(index)
         actual.append(moved.losses(*test)[0] - before)
-    agreements = [agreement(np.array(actual), scores[indices]) for scores in predicted]
-    smallest, _ = matrices[0].extreme_eigenvalues()
+    agreements = [
+        (None, None) if scores is None else agreement(np.array(actual), scores[indices])
+        for scores in (by_hessian, by_gauss_newton)
+    ]
     return np.array([smallest, *agreements[0], *agreements[1]], np.float64)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from influence import AdamState
-from influence.curvature.operator import MatrixOperator
 from scripts import (
     fig1_components,
     fig2_leave_one_out,
@@ -32,7 +31,6 @@ from scripts.loaders.registry import Provenance
 from scripts.report.claims import CLAIMS
 from scripts.report.comparison import comparison, show
 from scripts.report.experiment import Config, Results, run, save_figure
-from scripts.steps import cnn_leave_one_out
 from tests.checkout import checkout, git
 
 mpl.use("Agg")
@@ -257,16 +255,7 @@ def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
     assert metrics["max_refit_gradient_norm"]["ours"] <= 1e-6
 
 
-def indefinite_curvatures(model, folder):
-    """A matrix with negative eigenvalues and the Gauss-Newton matrix, without the minute that the
-    Hessian takes (tests/test_all_cnn_c.py computes it)."""
-    matrix = model.gauss_newton().dense().astype(np.float64)
-    shift = 0.02 * np.eye(len(matrix))
-    return [MatrixOperator(m, len(model.train)) for m in (matrix - shift, matrix)]
-
-
-def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cnn_leave_one_out, "curvatures", indefinite_curvatures)
+def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, capsys):
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
     options = ["--data", "stand-in", "--scale", "quick", *folders]
     fig2, long = fig2_leave_one_out, fig2_long_retraining

@@ -1,12 +1,15 @@
 """The parts of the network's experiment: its images, its schedule, how agreement is counted."""
 
 import dataclasses
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from influence import Adam, AdamState, AllCNNC, Dataset
 from scripts.fig2_leave_one_out import Fig2Config
+from scripts.loaders.mnist import load_mnist
 from scripts.steps import cnn_leave_one_out as cnn
 from scripts.steps import cnn_training
 
@@ -82,8 +85,8 @@ def test_the_published_state_is_where_the_paper_s_data_start_from(tmp_path, monk
     def start(config, real=True):
         return cnn_training.trained(config, data, real, tmp_path)
 
-    # Five images are one step a pass, and 5,500 are eleven.
-    assert start(Fig2Config())[1] == "trained for 909"
+    with pytest.raises(SystemExit, match=r"state.npz is missing or damaged: .*--train"):
+        start(Fig2Config())
     vectors = np.random.default_rng(0).standard_normal((3, 2616)).astype(np.float32)
     AdamState(7, *vectors).save(path)
     model, state = start(Fig2Config())
@@ -92,3 +95,30 @@ def test_the_published_state_is_where_the_paper_s_data_start_from(tmp_path, monk
     assert start(Fig2Config(train=True))[1] == "trained for 909"
     assert start(Fig2Config(), real=False)[1] == "trained for 909"
     assert start(Fig2Config(scale="paper", cnn_steps=500_000))[1].startswith("trained for")
+
+
+def test_the_published_state_is_the_one_that_is_listed():
+    """data/README.md has its hash; the schedule is over and the gradient is small."""
+    content = cnn_training.PUBLISHED_STATE.read_bytes()
+    listing = (cnn_training.DATA_FOLDER / "README.md").read_text()
+    assert hashlib.sha256(content).hexdigest() in listing
+    state = AdamState.load(cnn_training.PUBLISHED_STATE)
+    assert state.step == 500_000
+    assert state.parameters.shape == (cnn_training.PARAMETERS,)
+    assert np.linalg.norm(state.first) < 0.01
+
+
+@pytest.mark.realdata
+def test_the_published_training_begins_as_automatic_differentiation_began_it():
+    """all_cnn_c_500.npz: 500 steps on MNIST by ``GenericNeuralNet.sum_gradient``; the state after
+    all 500,000 has the accuracies of the paper within .001, and a small gradient."""
+    mnist = load_mnist("real")
+    train = cnn_training.first_images(mnist.train, 5500)
+    model = AllCNNC(train, 0.001, seed=cnn_training.SEED)
+    state = Adam(seed=cnn_training.SEED).run(model, 500)
+    with np.load(Path(__file__).with_name("all_cnn_c_500.npz")) as began:
+        np.testing.assert_allclose(state.parameters, began["parameters"], rtol=0, atol=1e-4)
+    model.parameters = AdamState.load(cnn_training.PUBLISHED_STATE).parameters
+    assert np.linalg.norm(model.gradient()) < 0.005
+    accuracies = [(model.predict(data.x) == data.labels).mean() for data in (train, mnist.test)]
+    np.testing.assert_allclose(accuracies, [0.9996, 0.9746], rtol=0, atol=1e-3)
