@@ -1,7 +1,8 @@
 """Put a run into `figures/published/`, which is committed: `make publish`, then commit.
 
 It takes what `make figures` left: a whole run, on real data, of the code of the last commit, and
-its own figures. Else it says in a sentence what is missing, and changes nothing.
+its own figures; and what the experiments beyond the seven left, where they ran. Else it says in a
+sentence what is missing, and changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from scripts.report.commit import ROOT, in_words, same_code, version
-from scripts.report.results import EXPERIMENTS, read_records, write_reports
+from scripts.report.results import BEYOND, EXPERIMENTS, read_records, write_reports
 
 PUBLISHED = ROOT / "figures" / "published"
 
@@ -43,7 +44,7 @@ def publish(output: Path, figures: Path, published: Path = PUBLISHED, root: Path
         RefusedError: it is not whole, or not of real data, or not of the code of the last commit,
             or the figures are not its own. Nothing is changed.
     """
-    records = read_records(output, EXPERIMENTS)
+    records = read_records(output, EXPERIMENTS | BEYOND)
     check_complete(records)
     for name, record in records.items():
         check_data(name, record)
@@ -53,7 +54,10 @@ def publish(output: Path, figures: Path, published: Path = PUBLISHED, root: Path
         files |= own_figures(name, record, figures)
     check_replaced(files, published)
     for name in records:
-        files[f"{name}.json"] = (output / f"{name}.json").read_bytes()
+        for ending in ("json", "csv"):
+            path = output / f"{name}.{ending}"
+            if path.exists():
+                files[path.name] = path.read_bytes()
     replace(published, files, records)
 
 

@@ -149,6 +149,41 @@ CLAIMS = {
             "cnn_test_index": Number("network: test image explained"),
         },
     ),
+    "fig2_training": Claim(
+        "(Ours.) The longer the network trains, the nearer is the influence by its Hessian to what "
+        "retraining does: before the learning rate falls the damped Hessian is not even positive "
+        "definite.",
+        {
+            "fig2_training": "Three curves over the steps of Adam, with vertical lines where its "
+            "rate falls: the objective, the norm of its gradient, and the error rates on training "
+            "and test images."
+        },
+        {
+            "train_accuracy": Number("training accuracy", within(0.005)),
+            "test_accuracy": Number("test accuracy", within(0.005)),
+            "gradient_norm": Number("norm of the gradient at the end"),
+            "milestones": Number("steps"),
+            "smallest_eigenvalue": Number("smallest eigenvalue of the Hessian there"),
+            "hessian_r": Number("R with the Hessian + 0.01"),
+            "hessian_slope": Number("its slope"),
+            "gauss_newton_r": Number("R with the Gauss-Newton matrix + 0.01"),
+            "gauss_newton_slope": Number("its slope"),
+        },
+    ),
+    "fig2_long_retraining": Claim(
+        "(Ours.) The flow that stands for the 30,000 steps of a retraining ends where they do.",
+        {
+            "fig2_long_retraining": "Scatter plots of the flow's change of the test loss, and of "
+            "the predicted one, against that after 30,000 real steps, for points spread over the "
+            "ranking."
+        },
+        {
+            "flow_pearson_r": Number("flow against real steps: Pearson R"),
+            "flow_slope": Number("its slope"),
+            "predicted_pearson_r": Number("influence against real steps: Pearson R"),
+            "predicted_slope": Number("its slope"),
+        },
+    ),
     "fig3_smooth_hinge": Claim(
         "For a hinge loss, which has no curvature, the influence on a smooth version of it "
         "predicts what refitting the hinge itself does.",

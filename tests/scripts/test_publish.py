@@ -95,6 +95,22 @@ def refused(repository, words):
     assert not list((repository / "figures").glob(".*"))
 
 
+def test_publishes_what_ran_beyond_the_seven_with_its_table(ran):
+    name = "fig2_training"
+    write_figure(ran, name)
+    record = json.loads((ran / "output" / "fig1_components.json").read_text())
+    record |= {"experiment": name, "figures": {name: digest_of(ran, name)}}
+    (ran / "output" / f"{name}.json").write_text(json.dumps(record))
+    (ran / "output" / f"{name}.csv").write_text("step,objective\n")
+    run_publish(ran)
+    files = published(ran)
+    assert files.keys() >= {f"{name}.{ending}" for ending in ("png", "json", "csv")}
+    for page in ("results.md", "index.html"):
+        assert "what convergence does to influence" in files[page].decode()
+    (ran / "output" / f"{name}.json").unlink()
+    refused(ran, "did not draw fig2_training.png, which is published")
+
+
 def test_publishes_figures_reports_and_json_but_no_photograph(ran):
     run_publish(ran)
     files = published(ran)

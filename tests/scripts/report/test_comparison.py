@@ -38,4 +38,4 @@ def test_fits_a_hundred_columns(name):
 
 
 def test_without_a_claim_every_number_is_shown():
-    assert "a_number" in comparison("fig2_long_retraining", record({"a_number": (None, 3)}))
+    assert "a_number" in comparison("fig5_exhaustive_ranking", record({"a_number": (None, 3)}))
