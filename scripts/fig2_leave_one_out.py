@@ -82,7 +82,7 @@ class Fig2Config(Config):
 
 def compute(config: Fig2Config) -> Results:
     """The linear panels, then the network's."""
-    mnist = load_mnist(config.data)
+    mnist = load_mnist(config.data, config.scale)
     results = compute_linear(config, mnist)
     if config.network:
         folder = Path(config.output_dir) / f"{NAME}.cnn"
