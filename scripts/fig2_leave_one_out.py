@@ -23,6 +23,8 @@ LIMIT = 0.05
 class Fig2Config(Config):
     """Figure 2 of the paper: influence matches leave-one-out retraining.
 
+    On the stand-in the network has 1,000 training images at most, and is retrained without 20.
+
     Attributes:
         test_index: the (misclassified) test image of the paper; the stand-in takes its first
             misclassified one.
@@ -161,6 +163,8 @@ def plot(results: Results) -> dict[str, plt.Figure]:
         return {NAME: figure}
     curvature = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton"}
     note = f"{curvature[metrics['cnn_panel']['ours']]}, scale {metrics['cnn_scale']['ours']}"
+    if not real:
+        note += f"\n{metrics['cnn_training_images']['ours']:,} images"
     axes[2].text(
         0.97, 0.04, note, transform=axes[2].transAxes, ha="right", fontsize="x-small", color="0.4"
     )
