@@ -148,7 +148,8 @@ def plot(results: Results) -> dict[str, plt.Figure]:
     ]
     network = "cnn_panel" in metrics
     if network:
-        panels.append((f"cnn_{metrics['cnn_panel']['ours']}", "cnn_actual", "CNN", "cnn"))
+        title = "CNN" if real else f"CNN, {metrics['cnn_training_images']['ours']:,} images"
+        panels.append((f"cnn_{metrics['cnn_panel']['ours']}", "cnn_actual", title, "cnn"))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(3.2 * len(panels), 3.4), layout="constrained"
     )
@@ -163,8 +164,6 @@ def plot(results: Results) -> dict[str, plt.Figure]:
         return {NAME: figure}
     curvature = {"hessian": "Hessian", "gauss_newton": "Gauss-Newton"}
     note = f"{curvature[metrics['cnn_panel']['ours']]}, scale {metrics['cnn_scale']['ours']}"
-    if not real:
-        note += f"\n{metrics['cnn_training_images']['ours']:,} images"
     axes[2].text(
         0.97, 0.04, note, transform=axes[2].transAxes, ha="right", fontsize="x-small", color="0.4"
     )
