@@ -39,7 +39,7 @@ class Fig1Config(Config):
 
 def compute(config: Fig1Config) -> Results:
     """n × predicted change on removal, in full and without each component."""
-    mnist = load_mnist(config.data).pair(negative=7, positive=1)
+    mnist = load_mnist(config.data, config.scale).pair(negative=7, positive=1)
     train, test = mnist.train, mnist.test
     model = BinaryLogisticRegression(train, config.weight_decay, dtype="float64").fit()
     x_test, y_test = test.x[config.test_index], test.labels[config.test_index]

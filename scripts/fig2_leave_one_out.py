@@ -23,6 +23,8 @@ LIMIT = 0.05
 class Fig2Config(Config):
     """Figure 2 of the paper: influence matches leave-one-out retraining.
 
+    On the stand-in the network has 1,000 training images at most, and is retrained without 20.
+
     Attributes:
         test_index: the (misclassified) test image of the paper; the stand-in takes its first
             misclassified one.
@@ -82,7 +84,7 @@ class Fig2Config(Config):
 
 def compute(config: Fig2Config) -> Results:
     """The linear panels, then the network's."""
-    mnist = load_mnist(config.data)
+    mnist = load_mnist(config.data, config.scale)
     results = compute_linear(config, mnist)
     if config.network:
         folder = Path(config.output_dir) / f"{NAME}.cnn"
@@ -146,7 +148,8 @@ def plot(results: Results) -> dict[str, plt.Figure]:
     ]
     network = "cnn_panel" in metrics
     if network:
-        panels.append((f"cnn_{metrics['cnn_panel']['ours']}", "cnn_actual", "CNN", "cnn"))
+        title = "CNN" if real else f"CNN, {metrics['cnn_training_images']['ours']:,} images"
+        panels.append((f"cnn_{metrics['cnn_panel']['ours']}", "cnn_actual", title, "cnn"))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(3.2 * len(panels), 3.4), layout="constrained"
     )

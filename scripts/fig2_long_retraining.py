@@ -47,7 +47,7 @@ def compute(config: LongConfig) -> Results:
     """The change of the test loss after each retraining, and the figure's for the same points."""
     output = Path(config.output_dir)
     figure = read(output, fig2_leave_one_out.NAME)
-    mnist = load_mnist(config.data)
+    mnist = load_mnist(config.data, config.scale)
     if figure.provenance.sha256 != mnist.provenance.sha256:
         sys.exit(f"{NAME}: {output} holds Figure 2 of other data: run it again.")
     arrays = figure.arrays

@@ -52,7 +52,7 @@ class TrainingConfig(Config):
 
 def compute(config: TrainingConfig) -> Results:
     """The trace of the training, and the comparison at the milestones."""
-    figure, mnist = Fig2Config(), load_mnist(config.data)
+    figure, mnist = Fig2Config(), load_mnist(config.data, config.scale)
     real = mnist.provenance.data == "paper"
     train = first_images(mnist.train, figure.cnn_images if real else 100)
     model = AllCNNC(train, figure.cnn_weight_decay, seed=SEED)

@@ -46,7 +46,7 @@ class Fig3Config(Config):
 
 def compute(config: Fig3Config) -> Results:
     """Predictions at the hinge's weights for each temperature, and refits of the hinge."""
-    mnist = load_mnist(config.data).pair(negative=7, positive=1)
+    mnist = load_mnist(config.data, config.scale).pair(negative=7, positive=1)
     train, test = _whole_hundreds(mnist.train), _whole_hundreds(mnist.test)
     hinge = SmoothHinge(train, config.weight_decay, 0, dtype="float64").fit()
     test_index = config.test_index

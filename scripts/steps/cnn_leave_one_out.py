@@ -20,8 +20,10 @@ from scripts.loaders.mnist import Mnist
 from scripts.report.experiment import Results
 from scripts.steps.cnn_training import SEED, first_images, trained
 
-# The stand-in has fewer images, with as many passes over them, and fewer points.
-_STAND_IN_IMAGES, _STAND_IN_POINTS = 275, 10
+# The stand-in has fewer images, with as many passes over them, and fewer points. With 275 images
+# a removal was too large a change for first order; with 1,000 R is .92, and all else is as with
+# MNIST: λ, δ and the retraining.
+_STAND_IN_IMAGES, _STAND_IN_POINTS = 1000, 20
 # The last learning rate of the paper's schedule, which its retraining goes on with.
 _RETRAINING_RATE = 1e-6
 _PROXIMAL_TOLERANCE = 1e-5
@@ -88,6 +90,8 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
     accuracy = (model.predict(model.train.x) == model.train.labels).mean()
     results.add("cnn_train_accuracy", accuracy, 0.9996)
     results.add("cnn_test_index", test_index, 6558)
+    results.add("cnn_training_images", len(model.train))
+    results.add("cnn_points", len(indices))
     results.add("cnn_scale", config.scale)
     results.add("cnn_steps", state.step, 500_000)
     results.add("cnn_gradient_norm", np.linalg.norm(model.gradient()))

@@ -1,13 +1,14 @@
 """MNIST: IDX files are parsed strictly, and the stand-in has the shape of the real thing."""
 
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from scripts.loaders import mnist
+from scripts.loaders import digits, mnist
 from scripts.loaders.archive import DataError
 from scripts.loaders.registry import Provenance
 
@@ -88,14 +89,17 @@ def test_the_stand_in_is_eight_bit_pixels_with_a_scale(stand_in):
     assert len(stand_in.provenance.sha256) == 4
 
 
-def test_the_stand_in_holds_out_the_first_twelfth_as_the_real_data_do(stand_in):
-    # 1,437 · 5,000 / 60,000 = 119.75 of the training images; all 360 test images are kept.
-    assert (len(stand_in.train), len(stand_in.test)) == (1437 - 119, 360)
-    contents = mnist.stand_in()
+@pytest.mark.parametrize(
+    ("scale", "train", "test"), [("laptop", 24_000, 3_000), ("quick", 2_400, 300)]
+)
+def test_the_stand_in_holds_out_the_first_twelfth_as_the_real_data_do(scale, train, test):
+    points, held_out = mnist.load_mnist("stand-in", scale), train // 12
+    assert (len(points.train), len(points.test)) == (train - held_out, test)
+    contents = mnist.stand_in(train, test)
     images = mnist.read_idx(contents["train_images"], 3, "x")
     labels = mnist.read_idx(contents["train_labels"], 1, "x")
-    np.testing.assert_array_equal(stand_in.train.x, images[119:].reshape(-1, 784))
-    np.testing.assert_array_equal(stand_in.train.labels, labels[119:])
+    np.testing.assert_array_equal(points.train.x, images[held_out:].reshape(-1, 784))
+    np.testing.assert_array_equal(points.train.labels, labels[held_out:])
 
 
 def test_the_stand_in_is_the_same_every_time(stand_in):
@@ -105,18 +109,44 @@ def test_the_stand_in_is_the_same_every_time(stand_in):
     assert again.provenance == stand_in.provenance
 
 
+def test_no_two_images_of_the_stand_in_are_equal(stand_in):
+    images = np.concatenate([stand_in.train.x, stand_in.test.x])
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_the_stand_in_tests_on_digits_that_it_does_not_train_on(monkeypatch):
+    # A hundred originals, each with a label of its own.
+    originals = SimpleNamespace(images=np.zeros((100, 8, 8)), target=np.arange(100))
+    monkeypatch.setattr(digits, "load_digits", lambda: originals)
+    monkeypatch.setattr(digits, "TRAIN_ORIGINALS", 80)
+    (_, train), (_, test) = digits.written_anew(170, 50)
+    numbers = np.bincount(np.concatenate([train, test]), minlength=100)
+    assert set(numbers) == {2, 3}  # as often as the others, to one
+    assert len(set(train)) == 80
+    assert len(set(test)) == 20
+    assert not set(train) & set(test)
+
+
+def test_the_stand_in_s_digits_lie_in_the_middle(stand_in):
+    mean = stand_in.train.x.mean(axis=0).reshape(28, 28)
+    assert mean[8:20, 8:20].mean() > 10 * mean[:3].mean()
+    places = np.arange(28)
+    for axis in (0, 1):
+        assert (mean.sum(axis=axis) @ places) / mean.sum() == pytest.approx(13.5, abs=0.5)
+
+
 def test_the_stand_in_s_labels_belong_to_its_images(stand_in):
     means = np.stack([stand_in.train.x[stand_in.train.labels == i].mean(0) for i in range(10)])
     distances = ((stand_in.test.x[:, np.newaxis] - means) ** 2).sum(2)
-    assert (distances.argmin(1) == stand_in.test.labels).mean() > 0.8
+    assert (distances.argmin(1) == stand_in.test.labels).mean() > 0.75
 
 
 @pytest.mark.parametrize(("negative", "positive"), [(1, 7), (7, 1)])
 def test_a_pair_is_only_its_digits_labelled_in_their_order(stand_in, negative, positive):
     pair = stand_in.pair(negative, positive)
     for chosen, points in ((pair.train, stand_in.train), (pair.test, stand_in.test)):
-        digits = points.labels[np.isin(points.labels, [negative, positive])]
-        np.testing.assert_array_equal(chosen.labels, digits == positive)
+        labels = points.labels[np.isin(points.labels, [negative, positive])]
+        np.testing.assert_array_equal(chosen.labels, labels == positive)
         np.testing.assert_array_equal(
             chosen.x, points.x[np.isin(points.labels, [negative, positive])]
         )
