@@ -13,6 +13,7 @@ is −I_pert,loss/n of the paper.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -153,7 +154,7 @@ def attack(
             _record(state, refitted, test_features, y_test)
             if state.wrong[-1] == len(y_test) or step >= steps:
                 break
-            if hopeless(state.margins, steps, pace):
+            if hopeless(state.margins, step_size=step_size, steps=steps, pace=pace):
                 break
             with _timed(seconds, "refit"):
                 solver = ConjugateGradient(S_TEST_TOLERANCE, preconditioner=near)
@@ -169,27 +170,30 @@ def attack(
     return Attack(indices, state.best_images, int(state.best), *seen, dict(seconds))
 
 
-def hopeless(margins: ArrayLike, steps: int, pace: int) -> bool:
+def hopeless(margins: ArrayLike, *, step_size: float, steps: int, pace: int) -> bool:
     """Whether, at the pace of the last ``pace`` steps, the last of ``steps`` would leave a margin.
 
-    ``margins`` [t + 1] are those after 0, 1 … t steps. An attack is quick until the pixels are at
-    the edges of their box, and slows down from there on: its pace promises more than it keeps.
+    ``margins`` [t + 1] are those after 0, 1 … t steps of ``step_size`` grey levels. An attack
+    gathers speed until its pixels are at the edges of their box, and slows down from there on, so
+    that its pace promises more than it keeps: nothing is hopeless until ``pace`` steps were made
+    beyond that. ``pace`` 0 hopes to the end.
 
     Examples:
-        Of ten steps three are made. The seven that are left would do at its pace, or not:
+        Three steps of ten are made, and one takes a pixel to the edge. The seven that are left
+        would do at the pace of the last, or would not:
 
         >>> from influence.studies.poisoning import hopeless
-        >>> hopeless([4.0, 2.5, 1.5, 1.25], steps=10, pace=1)
+        >>> hopeless([4.0, 2.5, 1.5, 1.25], step_size=0.5, steps=10, pace=1)
         False
-        >>> hopeless([4.0, 2.5, 2.25, 2.0], steps=10, pace=1)
+        >>> hopeless([4.0, 2.5, 2.25, 2.0], step_size=0.5, steps=10, pace=1)
         True
     """
     margins = np.asarray(margins, np.float64)
-    left = steps - (len(margins) - 1)
-    if not pace or len(margins) <= pace:
+    step = len(margins) - 1
+    if not pace or step < pace + math.ceil(HALF_WIDTH / step_size):
         return False
     gained = float(margins[-1 - pace] - margins[-1]) / pace
-    return bool(margins[-1] > left * max(gained, 0.0))
+    return bool(margins[-1] > (steps - step) * max(gained, 0.0))
 
 
 def preselect(

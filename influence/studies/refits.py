@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy.special
+import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.dataset import Dataset
@@ -60,10 +61,15 @@ class MovedInverse:
         before, after = self.top.train.x[indices].astype(np.float64), np.asarray(x, np.float64)
         curvatures = [
             scipy.special.expit(z) * scipy.special.expit(-z)
-            for z in (before @ self.top.parameters, after @ np.asarray(theta))
+            for z in (_products(before, self.top.parameters), _products(after, theta))
         ]
         weights = np.concatenate([-curvatures[0], curvatures[1]]) / len(self.top.train)
         return UpdatedInverse(self._inverse, np.concatenate([before, after]).T, weights)
+
+
+def _products(x, theta):
+    # Not NumPy's: its threads would wait for its next call, and slow down TensorFlow's.
+    return tf.linalg.matvec(tf.constant(x), tf.constant(theta, tf.float64)).numpy()
 
 
 def refit(

@@ -143,16 +143,19 @@ def test_with_all_steps_the_files_are_those_of_earlier_versions(config):
 
 
 def test_flips_that_the_pace_would_miss():
-    slow = np.linspace(1, 0.5, 10)
-    traces = np.full((3, 101), np.nan)
-    traces[0, :12] = [*slow, 0.4, -0.1]  # as quick as before
-    traces[1, :] = np.linspace(2, 1, 101)  # given up, and rightly
-    assert missed({"traces": traces}) == 0
-    traces[2, :13] = [*slow, *[0.5] * 2, -0.1]
-    assert missed({"traces": traces}) == 0  # the last five still moved
-    traces[2, :17] = [*slow, *[0.5] * 6, -0.1]
-    assert missed({"traces": traces}) == 1
-    assert missed({}) == 0
+    def found(*rows):
+        traces = np.full((6, 101), np.nan)
+        for i, row in enumerate(rows):
+            traces[i, : len(row)] = row
+        return missed({"traces": traces}, step_size=0.02)
+
+    slow = np.linspace(2, 1, 31)  # at this pace 30 more
+    rest = [1] * 5
+    assert found(slow, [*slow, -0.1], np.linspace(2, 1, 101)) == 0
+    assert found([*slow, *rest, -0.1]) == 1
+    assert found([*slow[:15], *rest, -0.1]) == 0  # not yet at the edge
+    assert found([*slow, *rest, -0.1], [*slow, *rest, *rest, 0.0]) == 2
+    assert missed({}, step_size=0.02) == 0
 
 
 def test_rank_correlation():

@@ -180,17 +180,17 @@ def test_the_inverse_is_made_once_for_many_attacks(fitted, unsure, monkeypatch):
 
 
 def test_a_hopeless_attack_ends_early_and_no_other_does(fitted, unsure):
-    # Twice the box: from the fifth step on nothing but a few pixels moves.
+    # From the fifth step on nothing but a few pixels moves.
     settings = {"step_size": 0.1, "steps": 40}
     whole = attack(fitted, [2], *unsure, **settings)
     assert whole.wrong[-1] == 0
     ended = attack(fitted, [2], *unsure, **settings, pace=3)
     last = len(ended.margins) - 1
-    assert 3 <= last < 20
+    assert 5 + 3 <= last < 20
     for name in ("losses", "margins", "wrong"):
         np.testing.assert_array_equal(getattr(ended, name), getattr(whole, name)[: last + 1])
-    assert hopeless(whole.margins[: last + 1], 40, 3)
-    assert not hopeless(whole.margins[:last], 40, 3)
+    assert hopeless(whole.margins[: last + 1], **settings, pace=3)
+    assert not hopeless(whole.margins[:last], **settings, pace=3)
 
     indices, _ = rank(fitted, range(30), *unsure)
     flips = attack(fitted, indices, *unsure, **settings)
@@ -207,11 +207,14 @@ def test_margins_are_of_the_last_test_image_to_flip(fitted):
     assert len(found.margins) == len(found.losses) == 3
 
 
-@pytest.mark.parametrize(("margins", "ends"), [([1, 1], True), ([1, 2], True), ([1, 0.9], False)])
-def test_hopeless_is_a_straight_line(margins, ends):
-    assert hopeless(margins, steps=11, pace=1) == ends
-    assert not hopeless(margins, steps=11, pace=0)
-    assert not hopeless(margins, steps=11, pace=2)
+@pytest.mark.parametrize(("last", "ends"), [(1, True), (2, True), (0.9, False)])
+def test_hopeless_is_a_straight_line_beyond_the_edge(last, ends):
+    # Two steps to the edge, one more, and ten that are left.
+    margins, settings = [2, 2, 1, last], {"step_size": 0.25, "steps": 13}
+    assert hopeless(margins, **settings, pace=1) == ends
+    assert not hopeless(margins[:3], **settings, pace=1)
+    assert not hopeless(margins, **settings, pace=2)
+    assert not hopeless(margins, **settings, pace=0)
 
 
 def same(one, other):
