@@ -29,6 +29,40 @@ class InverseMatrix:
         return (self._inverse @ columns).numpy().reshape(np.shape(block))
 
 
+class UpdatedInverse:
+    """(A + U diag(w) Uᵀ)⁻¹ from A⁻¹, by Woodbury's formula, for U of a few columns.
+
+    What it takes beside A⁻¹ is thin: a product with U's k columns now, and 4pk additions and
+    multiplications a product later.
+
+    Args:
+        inverse: A⁻¹ [p, p], of a symmetric matrix.
+        columns: U [p, k].
+        weights: w [k], of either sign or 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.solvers.preconditioners import InverseMatrix, UpdatedInverse
+        >>> inverse = InverseMatrix(np.eye(2))
+        >>> UpdatedInverse(inverse, np.array([[1.0], [0.0]]), [3.0]) @ np.array([1.0, 1.0])
+        array([0.25, 1.  ])
+    """
+
+    def __init__(self, inverse: Operator, columns: np.ndarray, weights: ArrayLike) -> None:
+        self._inverse = inverse
+        u, w = tf.constant(columns), tf.constant(weights, columns.dtype)
+        solved = tf.constant(inverse @ columns)
+        inner = tf.eye(len(w), dtype=u.dtype) + w[:, tf.newaxis] * tf.matmul(u, solved, True)
+        # A⁻¹U, and (1 + W UᵀA⁻¹U)⁻¹ W UᵀA⁻¹. As tensors, as above.
+        self._solved = solved
+        self._inner = tf.linalg.solve(inner, w[:, tf.newaxis] * tf.transpose(solved))
+
+    def __matmul__(self, block: ArrayLike) -> np.ndarray:
+        columns = tf.reshape(tf.constant(block, self._solved.dtype), [len(self._solved), -1])
+        change = (self._solved @ (self._inner @ columns)).numpy()
+        return self._inverse @ np.asarray(block) - change.reshape(np.shape(block))
+
+
 class KeptInverse:
     """The inverse of an operator that changes a little from solve to solve, as a preconditioner:
     ``ConjugateGradient(preconditioner=kept(operator))``.

@@ -13,36 +13,34 @@ is −I_pert,loss/n of the paper.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from influence.data.dataset import Dataset, check_indices
+from influence.data.dataset import check_indices
 from influence.data.files import DAMAGED, fingerprint, write_atomically
 from influence.data.types import File
-from influence.fitting.newton import ConvergenceWarning
 from influence.models.inception_model import BinaryInceptionModel
-from influence.models.logistic_regression import BinaryLogisticRegression
 from influence.solvers.conjugate_gradient import ConjugateGradient
-from influence.solvers.preconditioners import KeptInverse
-from influence.solvers.solution import SolverError
+from influence.solvers.solution import Operator
+from influence.studies.refits import MovedInverse, refit
 
 # One grey level of eight, in the network's units, where pixels go from −1 to 1.
 GREY_LEVEL = 2 / 255
 # Of Π, in grey levels: less than a half by ten times what rounding to float32 can add.
 HALF_WIDTH = 0.4999
-# Every refit reaches this norm of the gradient. (At 1e-6 a logit can be wrong by some 0.01.)
-GRADIENT_NORM = 1e-8
 # Relative residual of H⁻¹∇L(z_test): a step goes by the signs of what is made of it.
 S_TEST_TOLERANCE = 1e-4
-CHECKPOINT_STEPS = 50
+CHECKPOINT_STEPS = 25
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,8 @@ class Attack:
             largest mean loss.
         losses: [t + 1] mean test loss after 0, 1 … t steps.
         wrong: [t + 1] test images that are predicted wrongly then.
+        margins: [t + 1] the logit, in favour of its own label, of the test image furthest from a
+            wrong prediction.
         seconds: in all, of the "forward" passes, the "refit" with its inverse product, and the
             "backward" passes.
     """
@@ -65,6 +65,7 @@ class Attack:
     best: int
     losses: np.ndarray
     wrong: np.ndarray
+    margins: np.ndarray
     seconds: dict[str, float]
 
 
@@ -76,6 +77,8 @@ def attack(
     *,
     step_size: float = 0.02,
     steps: int = 100,
+    pace: int = 0,
+    inverse: MovedInverse | None = None,
     checkpoint: File | None = None,
     progress: bool = False,
 ) -> Attack:
@@ -91,7 +94,10 @@ def attack(
         y_test: [m] their labels; the attack raises the mean of their losses.
         step_size: α in grey levels.
         steps: the most.
-        checkpoint: a file that the state is saved to every 50 steps, and read from after a kill;
+        pace: end when the steps that are left would not do at the pace of the last ``pace`` ones
+            (``hopeless``); 0 makes them all.
+        inverse: that of ``model.top``, for attacks on the same model to share; None makes one.
+        checkpoint: a file that the state is saved to every 25 steps, and read from after a kill;
             what follows is then the same to the last bit.
         progress: show a progress bar.
 
@@ -121,13 +127,15 @@ def attack(
     originals = model.train.x[indices]
     low, high = (edge.astype(model.backbone.inputs[0].dtype) for edge in box(originals))
     top = model.top
-    settings = repr((step_size, steps, top.weight_decay, top.dtype.str, indices.tolist()))
+    inverse = MovedInverse(top) if inverse is None else inverse
+    settings = repr((step_size, steps, pace, top.weight_decay, top.dtype.str, indices.tolist()))
     data = top.train.x, top.train.labels, top.parameters, originals, test_features, y_test
     key = fingerprint(settings, *data)
     state = _saved(checkpoint, key)
     if state is None:
+        none = np.empty(0)
         images = np.clip((originals / 127.5 - 1).astype(low.dtype), low, high)
-        state = _State(images, images, top.parameters, np.empty(0), np.empty(0, int), 0)
+        state = _State(images, images, top.parameters, none, none, np.empty(0, int), 0)
     seconds: defaultdict[str, float] = defaultdict(float)
     bar = tqdm(
         total=steps, initial=len(state.losses), desc="steps", disable=None if progress else True
@@ -136,86 +144,56 @@ def attack(
         while True:
             step = len(state.losses)
             if step % CHECKPOINT_STEPS == 0:
-                # A resumed attack makes a new one here, so that all do.
-                kept = KeptInverse()
                 _save(checkpoint, key, state)
             with _timed(seconds, "forward"):
                 features, pullback = model.features_and_pullback(state.images)
             with _timed(seconds, "refit"):
-                refitted = refit(top.train.moved(indices, features), top, state.theta, kept)
+                near = inverse.at(indices, features, state.theta)
+                moved = top.train.moved(indices, features)
+                refitted = refit(moved, top, state.theta, _always(near))
             _record(state, refitted, test_features, y_test)
             if state.wrong[-1] == len(y_test) or step >= steps:
                 break
+            if hopeless(state.margins, step_size=step_size, steps=steps, pace=pace):
+                break
             with _timed(seconds, "refit"):
-                solver = ConjugateGradient(
-                    S_TEST_TOLERANCE, preconditioner=kept(refitted.hessian())
-                )
+                solver = ConjugateGradient(S_TEST_TOLERANCE, preconditioner=near)
                 gradients = refitted.influence_input_gradient(
                     indices, test_features, y_test, solver=solver
                 )
             with _timed(seconds, "backward"):
                 uphill = -np.sign(pullback(gradients))
-            moved = state.images + low.dtype.type(step_size * GREY_LEVEL) * uphill
-            state.images = np.clip(moved, low, high)
+            stepped = state.images + low.dtype.type(step_size * GREY_LEVEL) * uphill
+            state.images = np.clip(stepped, low, high)
             bar.update()
-    return Attack(
-        indices, state.best_images, int(state.best), state.losses, state.wrong, dict(seconds)
-    )
+    seen = state.losses, state.wrong, state.margins
+    return Attack(indices, state.best_images, int(state.best), *seen, dict(seconds))
 
 
-def refit(
-    train: Dataset, top: BinaryLogisticRegression, theta: ArrayLike, kept: KeptInverse
-) -> BinaryLogisticRegression:
-    """The regression with the settings of ``top`` fitted to ``train``, from ``theta`` near by.
+def hopeless(margins: ArrayLike, *, step_size: float, steps: int, pace: int) -> bool:
+    """Whether, at the pace of the last ``pace`` steps, the last of ``steps`` would leave a margin.
 
-    Raises:
-        SolverError: it stopped above a gradient norm of 1e-8.
+    ``margins`` [t + 1] are those after 0, 1 … t steps of ``step_size`` grey levels. An attack
+    gathers speed until its pixels are at the edges of their box, and slows down from there on, so
+    that its pace promises more than it keeps: nothing is hopeless until ``pace`` steps were made
+    beyond that. ``pace`` 0 hopes to the end.
 
     Examples:
-        >>> from influence import BinaryLogisticRegression, Dataset
-        >>> from influence.solvers.preconditioners import KeptInverse
-        >>> from influence.studies.poisoning import refit
-        >>> train = Dataset([[-2.0], [-1.0], [1.0], [2.0]], [0, 0, 1, 1])
-        >>> top = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
-        >>> moved = refit(train.moved([0], [[-2.5]]), top, top.parameters, KeptInverse())
-        >>> bool(abs(moved.gradient()).max() <= 1e-8)
+        Three steps of ten are made, and one takes a pixel to the edge. The seven that are left
+        would do at the pace of the last, or would not:
+
+        >>> from influence.studies.poisoning import hopeless
+        >>> hopeless([4.0, 2.5, 1.5, 1.25], step_size=0.5, steps=10, pace=1)
+        False
+        >>> hopeless([4.0, 2.5, 2.25, 2.0], step_size=0.5, steps=10, pace=1)
         True
     """
-    model = top._clone(train)
-    model.parameters = theta
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # an error below
-        model.fit(kept, GRADIENT_NORM)
-    norm = np.linalg.norm(model.gradient())
-    if not norm <= GRADIENT_NORM:
-        raise SolverError(
-            f"A refit of the attack stopped at a gradient norm of {norm:.2g}, above "
-            f"{GRADIENT_NORM:g}: use dtype float64 and a weight_decay above 0."
-        )
-    return model
-
-
-def refit_from_scratch(
-    model: BinaryInceptionModel, indices: ArrayLike, images: ArrayLike
-) -> BinaryLogisticRegression:
-    """An ordinary fit, from θ = 0, with training images ``indices`` replaced by ``images``.
-
-    ``images`` [k, side, side, 3] are eight-bit, or in [−1, 1] and floating-point.
-
-    Examples:
-        >>> import keras
-        >>> import numpy as np
-        >>> from influence import BinaryInceptionModel, Dataset
-        >>> from influence.studies.poisoning import refit_from_scratch
-        >>> images = np.repeat(np.uint8([40, 90, 160, 200]), 12).reshape(4, 2, 2, 3)
-        >>> mean = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.GlobalAveragePooling2D()])
-        >>> model = BinaryInceptionModel(Dataset(images, [0, 0, 1, 1]), 2, backbone=mean).fit()
-        >>> refitted = refit_from_scratch(model, [1], images[1:2] + np.uint8(30))
-        >>> refitted.predict(model.features(images)).tolist()
-        [0, 0, 1, 1]
-    """
-    features = model.features(images)
-    return model.top._clone(model.top.train.moved(indices, features)).fit()
+    margins = np.asarray(margins, np.float64)
+    step = len(margins) - 1
+    if not pace or step < pace + math.ceil(HALF_WIDTH / step_size):
+        return False
+    gained = float(margins[-1 - pace] - margins[-1]) / pace
+    return bool(margins[-1] > (steps - step) * max(gained, 0.0))
 
 
 def preselect(
@@ -326,6 +304,7 @@ class _State:
     best_images: np.ndarray
     theta: np.ndarray
     losses: np.ndarray
+    margins: np.ndarray
     wrong: np.ndarray
     best: int
 
@@ -335,11 +314,18 @@ def _record(state: _State, refitted, test_features, y_test) -> None:
     state.theta = refitted.parameters
     losses = refitted.losses_at(state.theta[:, np.newaxis], test_features, y_test)
     wrong = (refitted.predict(test_features) != y_test).sum()
+    logits = refitted.outputs(test_features)[:, 0]
+    margins = np.where(np.asarray(y_test) == 1, logits, -logits)
     state.losses = np.append(state.losses, losses.mean())
+    state.margins = np.append(state.margins, margins.max())
     state.wrong = np.append(state.wrong, wrong)
     step = len(state.losses) - 1
     if (wrong, state.losses[step]) >= (state.wrong[state.best], state.losses[state.best]):
         state.best, state.best_images = step, state.images
+
+
+def _always(inverse: Operator) -> Callable[[Any], Operator]:
+    return lambda operator: inverse
 
 
 @contextmanager

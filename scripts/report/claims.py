@@ -234,9 +234,10 @@ CLAIMS = {
         "flips most test predictions: more than half with one image and nearly all with ten.",
         {
             "fig5_training_attack": "Left, the share of test images flipped against the number "
-            "of training images changed, ours with intervals and the paper's. Right, mean test "
-            "loss and number of wrong test images while one training image is changed to attack "
-            "many test images."
+            "of training images changed, ours with intervals and the paper's. Middle, for each "
+            "test image, the training images needed against its margin before the attack, with "
+            "the edges of the margins' quarters. Right, mean test loss and number of wrong test "
+            "images while one training image is changed to attack many test images."
         },
         {
             "share_flipped_one": Number("share flipped with one image", inside("interval_one")),
@@ -246,6 +247,9 @@ CLAIMS = {
             "share_flipped_ten": Number("share flipped with ten", inside("interval_ten")),
             "interval_ten": Number("… 95% interval"),
             "tests": Number("test images attacked"),
+            "needed_by_quarter": Number("images needed, by quarter of the margins"),
+            "margin_rank_correlation": Number("rank correlation of images needed and margin"),
+            "median_margin": Number("median margin of the test images"),
             "flipped_one": Number("of them flipped with one"),
             "flipped_ten": Number("of them flipped with ten"),
             "confirmed_from_scratch": Number("flips confirmed by a fit from zero"),

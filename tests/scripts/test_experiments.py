@@ -380,7 +380,7 @@ def test_defaults_are_the_papers():
     assert (fig5.image_side, fig5.weight_decay) == (299, 0.001)
     assert (fig5.step_size, fig5.steps, fig5.multi_step_size) == (0.02, 100, 0.005)
     assert fig5.multi_tests == 30
-    assert fig5.PAPER == {"tests": 0, "multi_steps": 2000}
+    assert fig5.PAPER == {"tests": 0, "pace": 0, "multi_steps": 2000}
 
 
 @dataclasses.dataclass(frozen=True)

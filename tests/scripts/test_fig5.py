@@ -1,5 +1,6 @@
 """Figure 5 on the stand-in with a small network: its numbers, files, and what a kill leaves."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from influence import BinaryInceptionModel
 from influence.data.files import saved_arrays
 from influence.studies.poisoning import eight_bits
 from scripts import fig5_exhaustive_ranking, fig5_training_attack
-from scripts.fig5_training_attack import Fig5Config, choose, compute, flips, interval, nearest_group
+from scripts.fig5_training_attack import (
+    Fig5Config,
+    choose,
+    compute,
+    flips,
+    interval,
+    missed,
+    nearest_group,
+    rank_correlation,
+)
 from scripts.report.experiment import run
 from scripts.steps import dogs_and_fish, training_attacks
 from tests.networks import SIDE, network
@@ -84,12 +94,84 @@ def test_killed_damaged_and_taken_up_again(config, monkeypatch):
     assert next(calls) - begun - 1 <= len(training_attacks.LADDER)
 
 
+def test_goes_on_at_the_set_of_images_where_it_was(config, monkeypatch):
+    problem, _ = fig5_training_attack.prepare(config)
+    test = choose(problem, 1)[0]
+    undisturbed = training_attacks.single_attack(problem, test)
+    assert undisturbed["needed"] == 0
+    assert undisturbed["rungs"] == len(training_attacks.LADDER)
+    [path] = attacks(config)
+    path.unlink()
+
+    attack, sets = training_attacks.attack, []
+
+    def dies(model, indices, *arguments, **settings):
+        sets.append(tuple(indices))
+        if len(sets) == 4:
+            raise KeyboardInterrupt
+        return attack(model, indices, *arguments, **settings)
+
+    monkeypatch.setattr(training_attacks, "attack", dies)
+    with pytest.raises(KeyboardInterrupt):
+        training_attacks.single_attack(problem, test)
+    assert attacks(config) == []
+    # Another process, perhaps of a later commit, with the same data and settings.
+    problem, _ = fig5_training_attack.prepare(config)
+    again = training_attacks.single_attack(problem, test)
+    assert sets[4:] == [tuple(again["ranking"][a:b]) for a, b in training_attacks.LADDER[3:]]
+    for name, array in undisturbed.items():
+        if name not in ("forward", "refit", "backward"):
+            np.testing.assert_array_equal(again[name], array, name)
+    assert [path.name for path in path.parent.iterdir()] == [path.name]
+
+
+def test_with_all_steps_the_files_are_those_of_earlier_versions(config):
+    # Which had no pace, and no traces, and are taken up.
+    problem, _ = fig5_training_attack.prepare(dataclasses.replace(config, pace=0))
+    test = choose(problem, 1)[0]
+    training_attacks.single_attack(problem, test)
+    settings = problem.config.step_size, problem.config.steps
+    path = problem.path("single", test, *settings)
+    unit = saved_arrays(path)
+    assert unit.pop("traces").shape == (len(training_attacks.LADDER), config.steps + 1)
+    del unit["rungs"]
+    np.savez(path, **unit)
+    assert training_attacks.single_attack(problem, test).keys() == unit.keys()
+    found = compute(problem.config)
+    assert found.metrics["flips_that_pace_5_would_miss"]["ours"] == 0
+    assert "flips_that_pace_5_would_miss" not in compute(config).metrics
+
+
+def test_flips_that_the_pace_would_miss():
+    def found(*rows):
+        traces = np.full((6, 101), np.nan)
+        for i, row in enumerate(rows):
+            traces[i, : len(row)] = row
+        return missed({"traces": traces}, step_size=0.02)
+
+    slow = np.linspace(2, 1, 31)  # at this pace 30 more
+    rest = [1] * 5
+    assert found(slow, [*slow, -0.1], np.linspace(2, 1, 101)) == 0
+    assert found([*slow, *rest, -0.1]) == 1
+    assert found([*slow[:15], *rest, -0.1]) == 0  # not yet at the edge
+    assert found([*slow, *rest, -0.1], [*slow, *rest, *rest, 0.0]) == 2
+    assert missed({}, step_size=0.02) == 0
+
+
+def test_rank_correlation():
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([1, 3, 0])) == pytest.approx(1)
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([0, 3, 1])) == pytest.approx(-1)
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([3, 3, 3])) is None
+    assert rank_correlation(np.array([1.0, 2]), np.array([1, 3])) is None
+
+
 def test_what_is_on_disk_is_what_is_checked(config):
     results = compute(config)
     assert results.metrics["changed_after_rounding"]["ours"] == 0
     problem, _ = fig5_training_attack.prepare(config)
     test = int(results.metrics["test_indices"]["ours"][0])
-    [path] = [problem.path("single", test, problem.config.step_size, config.steps)]
+    settings = problem.config.step_size, config.steps, config.pace
+    path = problem.path("single", test, *settings)
     unit = saved_arrays(path)
     originals = problem.data.train.x[unit["indices"]]
     np.testing.assert_array_equal(eight_bits(unit["images"]), originals)
@@ -134,6 +216,12 @@ def test_choices_are_nested_and_correct(config):
     few, more, everybody = (choose(problem, count) for count in (2, 5, 0))
     np.testing.assert_array_equal(few, more[:2])
     np.testing.assert_array_equal(np.sort(everybody), problem.correct())
+    # As many from each quarter of the margins, from the smallest to the largest.
+    margins, correct = problem.margins(), problem.correct()
+    assert (margins[correct] > 0).all()
+    assert (np.delete(margins, correct) <= 0).all()
+    edges = np.quantile(margins[correct], [0.25, 0.5, 0.75])
+    np.testing.assert_array_equal(np.searchsorted(edges, margins[more]), [0, 1, 2, 3, 0])
 
 
 def test_nearest_group_by_brute_force():

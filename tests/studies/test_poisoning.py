@@ -11,17 +11,17 @@ from hypothesis.extra.numpy import arrays
 from influence import BinaryLogisticRegression, Dataset, SolverError
 from influence.fitting import newton
 from influence.solvers.preconditioners import KeptInverse
-from influence.studies import poisoning
+from influence.studies import poisoning, refits
 from influence.studies.poisoning import (
     GREY_LEVEL,
     attack,
     box,
     eight_bits,
+    hopeless,
     preselect,
     rank,
-    refit,
-    refit_from_scratch,
 )
+from influence.studies.refits import MovedInverse, refit, refit_from_scratch
 from tests.networks import make, network, photographs
 
 
@@ -153,9 +153,68 @@ def test_a_bad_inverse_costs_products_and_no_digits(monkeypatch, patience):
 
 
 def test_a_refit_that_does_not_get_there_is_an_error(fitted, unsure, monkeypatch):
-    monkeypatch.setattr(poisoning, "GRADIENT_NORM", 1e-30)
+    monkeypatch.setattr(refits, "GRADIENT_NORM", 1e-30)
     with pytest.raises(SolverError, match="stopped at a gradient norm of .* above 1e-30"):
         attack(fitted, [0], *unsure, steps=2)
+
+
+def test_moved_points_are_exchanged_in_the_inverse(fitted):
+    top, random = fitted.top, np.random.default_rng(0)
+    indices = np.array([4, 11, 2])
+    x = top.train.x[indices] + 0.3 * random.standard_normal((3, top.train.x.shape[1]))
+    near = MovedInverse(top).at(indices, x, top.parameters)
+    moved = top._clone(top.train.moved(indices, x))
+    moved.parameters = top.parameters
+    wanted = np.linalg.inv(moved.hessian().dense())
+    np.testing.assert_allclose(near @ np.eye(len(wanted)), wanted, rtol=1e-9, atol=1e-9)
+    assert (near @ wanted[0]).shape == (len(wanted),)
+
+
+def test_the_inverse_is_made_once_for_many_attacks(fitted, unsure, monkeypatch):
+    made, whole = [], refits.InverseMatrix
+    monkeypatch.setattr(refits, "InverseMatrix", lambda matrix: made.append(1) or whole(matrix))
+    inverse = MovedInverse(fitted.top)
+    shared = [attack(fitted, [i], *unsure, steps=3, inverse=inverse) for i in (2, 5)]
+    assert made == [1]
+    same(attack(fitted, [5], *unsure, steps=3), shared[1])
+
+
+def test_a_hopeless_attack_ends_early_and_no_other_does(fitted, unsure):
+    # From the fifth step on nothing but a few pixels moves.
+    settings = {"step_size": 0.1, "steps": 40}
+    whole = attack(fitted, [2], *unsure, **settings)
+    assert whole.wrong[-1] == 0
+    ended = attack(fitted, [2], *unsure, **settings, pace=3)
+    last = len(ended.margins) - 1
+    assert 5 + 3 <= last < 20
+    for name in ("losses", "margins", "wrong"):
+        np.testing.assert_array_equal(getattr(ended, name), getattr(whole, name)[: last + 1])
+    assert hopeless(whole.margins[: last + 1], **settings, pace=3)
+    assert not hopeless(whole.margins[:last], **settings, pace=3)
+
+    indices, _ = rank(fitted, range(30), *unsure)
+    flips = attack(fitted, indices, *unsure, **settings)
+    same(attack(fitted, indices, *unsure, **settings, pace=3), flips)
+
+
+def test_margins_are_of_the_last_test_image_to_flip(fitted):
+    x, labels = photographs(8, seed=2)
+    features = fitted.features(x)
+    found = attack(fitted, [3], features, labels, step_size=0.2, steps=2)
+    signs = 2 * labels.astype(int) - 1
+    first = (signs * fitted.top.outputs(features)[:, 0]).max()
+    assert found.margins[0] == pytest.approx(first, abs=1e-6)
+    assert len(found.margins) == len(found.losses) == 3
+
+
+@pytest.mark.parametrize(("last", "ends"), [(1, True), (2, True), (0.9, False)])
+def test_hopeless_is_a_straight_line_beyond_the_edge(last, ends):
+    # Two steps to the edge, one more, and ten that are left.
+    margins, settings = [2, 2, 1, last], {"step_size": 0.25, "steps": 13}
+    assert hopeless(margins, **settings, pace=1) == ends
+    assert not hopeless(margins[:3], **settings, pace=1)
+    assert not hopeless(margins, **settings, pace=2)
+    assert not hopeless(margins, **settings, pace=0)
 
 
 def same(one, other):
