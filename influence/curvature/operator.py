@@ -22,7 +22,7 @@ _COLUMNS_AT_ONCE = 64
 # of p products Lanczos's method is quicker from the smaller size on (ARPACK needs a few spare).
 _MATRIX_EIGENVALUES, _PRODUCT_EIGENVALUES = 1000, 64
 # Vectors that LOBPCG iterates, of which it is the smallest eigenvalue's that counts.
-_LOBPCG_BLOCK, _LOBPCG_STEPS = 2, 60
+_LOBPCG_BLOCK, _LOBPCG_STEPS = 3, 100
 
 
 class HessianOperator(scipy.sparse.linalg.LinearOperator):
