@@ -153,15 +153,19 @@ def _scans(kind, size, x_dtype, dtype, scale, batch_size) -> tuple[dict[str, Any
     @of_loss(x_spec, labels_spec, matrix)
     def gradients_at(loss, x, labels, thetas):
         """Σ ∇L at k different parameter vectors [d·c, k]: [d·c, k]."""
+        d, k = tf.shape(x)[1], tf.shape(thetas)[1]
+        # The weights of one vector side by side: then the logits come in the loss's own order, and
+        # no batch has to be transposed.
+        weights = tf.reshape(tf.transpose(tf.reshape(thetas, [d, c, k]), [0, 2, 1]), [d, k * c])
 
         def of_batch(x, labels):
             x = convert(x)
-            z = tf.transpose(outputs_along(x, thetas), [2, 0, 1])
-            k = tf.shape(z)[0]
-            slopes = loss.slopes(tf.reshape(z, [-1, c]), repeated(labels, k))
-            return back(x, tf.transpose(tf.reshape(slopes, tf.shape(z)), [1, 2, 0]))
+            z = tf.reshape(x @ weights, [-1, c])
+            slopes = loss.slopes(z, tf.repeat(labels, k, axis=0))
+            return tf.matmul(x, tf.reshape(slopes, [-1, k * c]), transpose_a=True)
 
-        return sum_over_batches(of_batch, (x, labels), batch_size, tf.zeros_like(thetas))
+        total = sum_over_batches(of_batch, (x, labels), batch_size, tf.zeros_like(weights))
+        return tf.reshape(tf.transpose(tf.reshape(total, [d, k, c]), [0, 2, 1]), [d * c, k])
 
     @of_loss(x_spec, labels_spec, matrix)
     def losses(loss, x, labels, w):

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 
 # Leverages below this have lost half of their digits to 1.
 _SMALL_LEVERAGE = 1e-6
+# Numbers of a block of sparse rows that are made dense at a time.
+_BLOCK = 2**21
+
+
+def sparse_gram(rows: scipy.sparse.csr_array) -> np.ndarray:
+    """XXᵀ of sparse points X [n, d], dense [n, n].
+
+    A block of points at a time is made dense: a product of two sparse matrices would first count
+    its entries, and then sort them.
+    """
+    n, d = rows.shape
+    gram, size = np.empty((n, n)), max(1, _BLOCK // d)
+    for first in range(0, n, size):
+        block = slice(first, first + size)
+        gram[:, block] = rows @ rows[block].T.toarray()
+    return gram
 
 
 def quadratic_forms(gram: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
@@ -22,7 +39,8 @@ def quadratic_forms(gram: np.ndarray, weights: np.ndarray, ridge: float) -> np.n
         ridge: above 0.
     """
     root = np.sqrt(weights)
-    system = root[:, np.newaxis] * gram * root
+    system = root[:, np.newaxis] * gram
+    system *= root
     system[np.diag_indices(len(system))] += ridge
     factor = scipy.linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
     inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=True, overwrite_c=True)

@@ -51,6 +51,13 @@ class LinearHessian(HessianOperator):
         total = self._functions.product(self._x, self._curvature, block)
         return total / self.num_examples + self._penalty.product(block)
 
+    def _matmat(self, block):
+        if not scipy.sparse.issparse(self._x):
+            return super()._matmat(block)
+        block = np.asarray(block, self.dtype)
+        result = np.asarray(self._product(block))
+        return result + self.damping * block if self.damping else result
+
     def _product_on(self, rows, block):
         mean = self._functions.product_on(self._x, self._curvature, rows, block)
         return mean + self._penalty.product(block)

@@ -15,7 +15,7 @@ from influence.data.dataset import Dataset
 from influence.data.types import DType
 from influence.fitting.newton import minimize
 from influence.linear.functions import LinearLoss
-from influence.linear.gram import quadratic_forms
+from influence.linear.gram import quadratic_forms, sparse_gram
 from influence.linear.hessian import ClassInverse, LinearHessian
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
@@ -179,7 +179,7 @@ class LinearModel(GenericNeuralNet):
         n, scale = len(self.train), self.train.scale
         if scipy.sparse.issparse(x):
             rows = x.astype(np.float64) * scale
-            gram = (rows @ rows.T).toarray()
+            gram = sparse_gram(rows)
         else:
             rows = tf.cast(x, tf.float64) * scale
             gram = tf.matmul(rows, rows, transpose_b=True).numpy()
@@ -196,7 +196,10 @@ class LinearModel(GenericNeuralNet):
         float64, [p, k] -> [p, k]; one scan of the data for all columns.
         """
         functions, (x, labels) = self.scans.functions("float64"), self.scans.matrix
-        total = functions.gradients_at(x, labels, thetas).numpy()
+        # Refits start from one θ, where one column does for all.
+        different = thetas if (thetas != thetas[:, :1]).any() else thetas[:, :1]
+        total = functions.gradients_at(x, labels, different).numpy()
+        total = np.repeat(total, thetas.shape[1] // total.shape[1], axis=1)
         for column, index in enumerate(indices):
             row = slice(index, index + 1)
             weights = self._as_weights(thetas[:, column])

@@ -77,13 +77,14 @@ class SparseFunctions:
 
     def product(
         self, x: scipy.sparse.csr_array, curvature: np.ndarray, block: np.ndarray
-    ) -> tf.Tensor:
-        """Σ ∇²L @ block, [d·c, k]."""
+    ) -> np.ndarray:
+        """Σ ∇²L @ block, [d·c, k]. An array: a tensor would take as long as the product."""
         forward, back = self._pair(x)
         (n, d), c, k = x.shape, self._loss.outputs, block.shape[1]
         u = (forward @ np.reshape(block, (d, c * k))).reshape(n, c, k)
-        s = curvature @ u
-        return tf.constant((back @ s.reshape(n, c * k)).reshape(d * c, k))
+        # Of one logit the matrices are numbers, and NumPy is slow with many small matrices.
+        s = curvature * u if c == 1 else curvature @ u
+        return (back @ s.reshape(n, c * k)).reshape(d * c, k)
 
     def product_on(
         self, x: scipy.sparse.csr_array, curvature: np.ndarray, rows: tf.Tensor, block: tf.Tensor

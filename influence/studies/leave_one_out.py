@@ -63,7 +63,8 @@ def leave_one_out(
     """Refit a fitted linear model without each of ``indices``, from θ̂ to the true optimum.
 
     Every column iterates θ ← θ − H⁻¹∇R₋ᵢ(θ) in float64, where H is the Hessian of the *full*
-    objective, factored once, and ∇R₋ᵢ the exact gradient of the n − 1 objective, until its norm is
+    objective, factored once and corrected by what the last step taught of the point's own
+    curvature, and ∇R₋ᵢ the exact gradient of the n − 1 objective, until its norm is
     ``gradient_tolerance``. A point with so much leverage that this does not contract is refitted
     alone by ``model.refit``.
 
@@ -135,25 +136,46 @@ def _refit_block(model, factor, theta, indices, tolerance):
     """(thetas [p, k], gradient norms [k], steps [k]) of the refits without ``indices``."""
     thetas = np.repeat(theta[:, np.newaxis], len(indices), axis=1)
     norms, steps = np.full(len(indices), np.inf), np.zeros(len(indices), int)
-    todo, alone = np.arange(len(indices)), []
+    todo, alone, last = np.arange(len(indices)), [], None
+    taught = np.zeros(len(indices), bool)
     for _ in range(_MAX_STEPS):
         gradients = model.gradients_without(thetas[:, todo], indices[todo])
         steps[todo] += 1
         reached = np.linalg.norm(gradients, axis=0)
-        stuck = ~(reached <= np.maximum(_CONTRACTION * norms[todo], tolerance))
+        worse = ~(reached <= np.maximum(_CONTRACTION * norms[todo], tolerance))
+        # Near rounding what the last step taught can be noise: then once more without it.
+        stuck = worse & ~taught[todo]
         alone.extend(todo[stuck])
         norms[todo] = reached
         keep = ~stuck & (reached > tolerance)
-        todo, gradients = todo[keep], gradients[:, keep]
+        todo, gradients, worse = todo[keep], gradients[:, keep], worse[keep]
         if not len(todo):
             break
-        thetas[:, todo] -= factor @ gradients
+        step = solved = factor @ gradients
+        if last is not None:
+            taught[todo] = ~worse
+            learned = _secant(gradients, solved, *(a[:, keep] for a in last))
+            step = np.where(worse, solved, learned)
+        thetas[:, todo] -= step
+        last = gradients, solved, step
     for column in [*alone, *todo]:
         alone_model = model.refit(int(indices[column]))
         thetas[:, column] = alone_model.parameters
         norms[column] = np.linalg.norm(alone_model.gradient())
         steps[column] = 0
     return thetas, norms, steps
+
+
+def _secant(gradients, solved, last_gradients, last_solved, last_step):
+    """The next step of each column, ``solved`` = H⁻¹ ``gradients`` with what the last one taught of
+    the curvature: the symmetric rank-one update of H⁻¹ (Nocedal and Wright, equation 6.25, and 6.26
+    for where to leave it out). What H lacks is the curvature of one point."""
+    change = gradients - last_gradients
+    missed = -last_step - (solved - last_solved)
+    along = np.sum(missed * change, axis=0)
+    sizes = np.linalg.norm(missed, axis=0) * np.linalg.norm(change, axis=0)
+    weight = np.sum(missed * gradients, axis=0) / np.where(along == 0, 1.0, along)
+    return solved + np.where(np.abs(along) > 1e-8 * sizes, weight, 0.0) * missed
 
 
 def _read_checkpoint(path, key):

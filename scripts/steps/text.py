@@ -7,9 +7,12 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import spacy
 from sklearn.feature_extraction.text import CountVectorizer
+from spacy.attrs import ORTH
 from spacy.lookups import load_lookups
+from spacy.tokens import Doc
 from tqdm import tqdm
 
 from influence.data.files import write_atomically
@@ -31,27 +34,34 @@ def clean_documents(documents, cache_folder=None, progress: bool = False) -> lis
     path = None if cache_folder is None else Path(cache_folder) / f"{_key(documents)}.json"
     if path is not None and path.exists():
         return json.loads(path.read_text())
-    known = load_lookups("en", ["lexeme_prob"]).get_table("lexeme_prob")
     language = spacy.blank("en")
-    language.add_pipe("lemmatizer", config={"mode": "lookup"})
-    language.initialize()
     language.max_length = max([language.max_length, *map(len, documents)])
+    tokens = [
+        language.make_doc(document).to_array(ORTH)
+        for document in tqdm(documents, desc="lemmas", disable=None if progress else True)
+    ]
+    # None of this looks at a token's neighbours: once for each word is enough.
+    lemmas = _lemmas(language, np.unique(np.concatenate(tokens)) if tokens else [])
     cleaned = [
-        " ".join(
-            token.lemma_
-            for token in document
-            if token.is_alpha and not token.is_stop and token.text in known
-        )
-        for document in tqdm(
-            language.pipe(documents),
-            total=len(documents),
-            desc="lemmas",
-            disable=None if progress else True,
-        )
+        " ".join(lemmas[token] for token in document if token in lemmas)
+        for document in map(np.ndarray.tolist, tokens)
     ]
     if path is not None:
         write_atomically(path, lambda file: file.write(json.dumps(cleaned).encode()))
     return cleaned
+
+
+def _lemmas(language, words) -> dict[int, str]:
+    """The lemmas of those words (spaCy's numbers for them) that are kept."""
+    known = load_lookups("en", ["lexeme_prob"]).get_table("lexeme_prob")
+    language.add_pipe("lemmatizer", config={"mode": "lookup"})
+    language.initialize()
+    texts = [language.vocab.strings[word] for word in words]
+    return {
+        token.orth: token.lemma_
+        for token in language(Doc(language.vocab, texts))
+        if token.is_alpha and not token.is_stop and token.text in known
+    }
 
 
 def count_words(train: list[str], test: list[str], min_df: int = 5):

@@ -13,6 +13,7 @@ from influence import AutodiffHessian, SolverError
 from influence.curvature import operator as operators
 from influence.curvature.operator import MatrixOperator
 from influence.linear.functions import compiled
+from influence.solvers.preconditioners import InverseMatrix
 from tests.conftest import Problem
 from tests.networks import TinyNetwork
 from tests.oracles import BinaryRegression, SoftmaxRegression, central_difference, of_parameters
@@ -253,6 +254,32 @@ def test_extreme_eigenvalues_of_models(dtype, either_way):
             close = {"rtol": 0, "atol": 1e-4 * np.abs(truth).max()}
             np.testing.assert_allclose(operator.extreme_eigenvalues(), truth[[0, -1]], **close)
     assert truth[0] < 0.3  # damped as it is: the network's own is indefinite
+
+
+@pytest.mark.parametrize("smallest", [-0.02, -0.001, 0.0005])
+def test_the_smallest_eigenvalue_with_a_preconditioner(lanczos, smallest):
+    """A spectrum as that of a network: a few hundreds, most near 0, one end that stands out a
+    little. The preconditioner is the inverse of a matrix that differs from it by a quarter."""
+    random = np.random.default_rng(0)
+    inner = np.concatenate([random.uniform(0.001, 0.01, 180), random.uniform(1, 200, 20)])
+    matrix = symmetric([smallest, *inner, 250.0])
+    wrong = random.standard_normal((len(matrix), 30))
+    near = np.abs(np.linalg.eigvalsh(matrix)).max() * 1e-5 * wrong @ wrong.T
+    products = []
+    operator = MatrixOperator(matrix, 1)
+
+    def counted(block):
+        products.append(block.shape[1])
+        return tf.constant(matrix @ block.numpy())
+
+    operator._product = counted
+    inverse = InverseMatrix(matrix + near + 0.03 * np.eye(len(matrix)))
+    ends = operator.extreme_eigenvalues(1e-6, inverse)
+    np.testing.assert_allclose(ends, [smallest, 250.0], rtol=1e-6, atol=2e-6)
+    # Without it Lanczos's method takes thousands.
+    assert sum(products) < 350
+    with pytest.raises(SolverError, match="did not converge in 100 steps of LOBPCG"):
+        operator.extreme_eigenvalues(1e-16, inverse)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.0, -2.0])
