@@ -19,10 +19,9 @@ import scripts  # noqa: F401
 # isort: split
 import numpy as np
 import tensorflow as tf
-from influence.objective.objective import Objective
 
 from benchmarks.fig2_against_2017 import median_time, report, timed
-from influence import Adam, AllCNNC
+from influence import Adam, AllCNNC, GenericNeuralNet
 from influence.data.dataset import Dataset
 from influence.data.vectors import flatten, split
 from scripts.loaders.mnist import load_mnist
@@ -81,7 +80,7 @@ class Release:
 class Automatic(AllCNNC):
     """The network with the generic gradient."""
 
-    sum_gradient = Objective.sum_gradient
+    sum_gradient = GenericNeuralNet.sum_gradient
 
 
 def steps_of_adam(model):
