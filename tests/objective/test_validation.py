@@ -28,7 +28,8 @@ def test_linear_models_predict_their_refits(kind):
     assert result.gradient_norms.max() < 1e-8
     assert result.gradient_norm < 1e-8
     truth = leave_one_out(model, result.indices, problem.x_test, y_test)
-    np.testing.assert_allclose(result.actual, truth.changes.mean(axis=1), atol=1e-8)
+    # Both stop at a gradient of 1e-8, and the regulariser's curvature is 0.1 or less.
+    np.testing.assert_allclose(result.actual, truth.changes.mean(axis=1), rtol=0, atol=1e-7)
 
 
 def test_points_are_the_most_influential_in_order(problem):
