@@ -174,18 +174,21 @@ def plot_network(results: Results) -> plt.Figure:
     """Rows: plain and proximal retraining. Columns: the curvature of the predictions, the last with
     the point's own left out."""
     metrics = results.metrics
-    damping, chosen = (f"{metrics[f'cnn_{n}damping']['ours']:.2g}" for n in ("", "chosen_"))
+    dampings = {"": metrics["cnn_damping"]["ours"]}
+    # Where the Hessian is positive definite with the paper's damping, there is no other one.
+    if metrics["cnn_chosen_damping"]["ours"] != dampings[""]:
+        dampings["_chosen"] = metrics["cnn_chosen_damping"]["ours"]
     columns = {
-        "hessian": f"Hessian + {damping}",
-        "hessian_chosen": f"Hessian + {chosen}",
-        "gauss_newton": f"Gauss-Newton + {damping}",
-        "gauss_newton_chosen": f"Gauss-Newton + {chosen}",
-        "one_step": f"Newton step + {damping}",
+        f"{name}{suffix}": f"{title} + {damping:.2g}"
+        for name, title in (("hessian", "Hessian"), ("gauss_newton", "Gauss-Newton"))
+        for suffix, damping in dampings.items()
     }
+    columns["one_step"] = f"Newton step + {dampings['']:.2g}"
     # Then the panel of the paper has another curvature.
     indefinite = metrics["cnn_panel"]["ours"] != "hessian"
     rows = {"actual": ("plain retraining", ""), "proximal": ("proximal objective", "_proximal")}
-    figure, grid = plt.subplots(2, 5, figsize=(14, 6), layout="constrained")
+    size = 2.8 * len(columns), 6
+    figure, grid = plt.subplots(2, len(columns), figsize=size, layout="constrained")
     for row, (target, (words, suffix)) in zip(grid, rows.items()):
         for axis, (name, title) in zip(row, columns.items()):
             _scatter(axis, results, f"cnn_{target}", f"cnn_{name}", None)
