@@ -50,6 +50,19 @@ def test_it_is_that_of_automatic_differentiation(network):
     assert min(np.abs(part).max() for part in parts) > 1e-4 * np.abs(truth).max()
 
 
+def test_two_halves_are_the_whole(monkeypatch):
+    monkeypatch.setattr(cnn_gradient, "_HALVED", 2)
+    model = at_random((1, 2), 10)
+    x, labels = model.tensors
+    slopes = tf.constant(np.random.default_rng(0).standard_normal((7, 3)))
+    for shift in (None, slopes):
+        ours = model.sum_gradient(x, labels, shift).numpy()
+        truth = GenericNeuralNet.sum_gradient(model, x, labels, shift).numpy()
+        np.testing.assert_allclose(ours, truth, rtol=0, atol=1e-12 * np.abs(truth).max())
+    one = model.sum_gradient(x[:1], labels[:1]).numpy()
+    np.testing.assert_allclose(one, automatic(model, x[:1], labels[:1]), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("few", [0, 20])
 def test_matrices_and_convolutions_are_the_same(monkeypatch, few):
     # Sides that no other test has: what was compiled keeps the limit of its time.
