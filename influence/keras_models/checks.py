@@ -13,13 +13,12 @@ from influence.data.types import Tensors
 from influence.keras_models.network import KerasNetwork
 
 
-def checked_outputs(network: KerasNetwork, x: Tensors) -> tf.Tensor:
+def checked_outputs(network: KerasNetwork, x: Tensors) -> Tensors:
     """The outputs for a few points, once they are known to be one function of each point.
 
     Raises:
-        ValueError: the model does not take the points, has several outputs, computes in another
-            type than float32 or float64, or its outputs change from call to call or with the other
-            points of a batch.
+        ValueError: the model does not take the points, computes in another type than float32 or
+            float64, or its outputs change from call to call or with the other points of a batch.
     """
     name = network.model.name
     try:
@@ -29,17 +28,19 @@ def checked_outputs(network: KerasNetwork, x: Tensors) -> tf.Tensor:
         raise ValueError(
             f"The model {name!r} does not take points like those of train: {error}"
         ) from error
-    if keras.tree.is_nested(outputs):
-        raise ValueError(
-            f"The model {name!r} has {len(keras.tree.flatten(outputs))} outputs: make a "
-            f"keras.Model of the one whose loss is asked for."
-        )
-    types = {outputs.dtype.name, *(v.dtype.name for v in network.variables)}
+    flat, again, alone = (keras.tree.flatten(part) for part in (outputs, again, alone))
+    types = {array.dtype.name for array in [*flat, *network.variables]}
     if types not in ({"float32"}, {"float64"}):
         raise ValueError(
             f"The model {name!r} computes in {' and '.join(sorted(types))}: influences need "
             f"float32 or float64 throughout (keras.config.set_dtype_policy)."
         )
+    for first, second, single in zip(flat, again, alone):
+        _check_one_function(name, first, second, single)
+    return outputs
+
+
+def _check_one_function(name, outputs, again, alone):
     tolerance = 1e3 * np.finfo(outputs.dtype.as_numpy_dtype).eps * np.abs(outputs).max()
     if not np.allclose(outputs, again, rtol=0, atol=tolerance):
         raise ValueError(
@@ -51,7 +52,6 @@ def checked_outputs(network: KerasNetwork, x: Tensors) -> tf.Tensor:
             f"The outputs of the model {name!r} for a point depend on the other points of its "
             f"batch: there is no loss of a single point."
         )
-    return outputs
 
 
 def check_penalties(network: KerasNetwork, x: Tensors) -> None:

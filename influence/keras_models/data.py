@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,31 +11,60 @@ import scipy.sparse
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.data.batches import spec_of, take_rows
+from influence.data.batches import number_of_rows, spec_of, take_rows
 from influence.data.dataset import Dataset, check_indices, check_inputs
 from influence.data.types import DType, Inputs, Tensors
+from influence.keras_models.weights import (
+    ClassWeights,
+    WeightedLabels,
+    check_weight_range,
+    checked_weights,
+)
 
 _ACCEPTED = (
-    "an influence.Dataset, a pair (x, labels) of arrays (x may be a dict, tuple or list of "
-    "arrays), or a tf.data.Dataset of batches (x, labels)"
+    "an influence.Dataset, arrays (x, labels) or (x, labels, sample_weight), where x and labels "
+    "may be dicts, tuples or lists of arrays, or a tf.data.Dataset of batches of such tuples"
 )
 
 
-def training_points(train: object) -> Examples | Stream:
+def training_points(
+    train: object,
+    sample_weight: ArrayLike | None = None,
+    class_weight: Mapping[int, float] | None = None,
+) -> Examples | Stream:
     """What a Keras model is trained on, checked.
 
     Raises:
         ValueError: names what is not ``train``, or what is wrong with its arrays or batches.
     """
-    if isinstance(train, (Examples, Stream)):
-        return train
+    of_class = None if class_weight is None else ClassWeights(class_weight)
     if isinstance(train, tf.data.Dataset):
-        return Stream(train)
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight is for arrays: let the tf.data.Dataset give (x, labels, "
+                "sample_weight)."
+            )
+        return Stream(train, of_class)
+    scale = 1.0
     if isinstance(train, Dataset):
-        return Examples(train.x, train.labels, train.scale)
-    if isinstance(train, tuple) and len(train) == 2:
-        return Examples(*train)
-    raise ValueError(f"train must be {_ACCEPTED}; it is {type(train).__name__}.")
+        x, labels, scale, weights = train.x, train.labels, train.scale, sample_weight
+    elif isinstance(train, tuple) and len(train) == 2:
+        x, labels, weights = *train, sample_weight
+    elif isinstance(train, tuple) and len(train) == 3:
+        x, labels, weights = train
+        if sample_weight is not None:
+            raise ValueError("sample_weight is given twice: in train, and by its name.")
+    else:
+        raise ValueError(f"train must be {_ACCEPTED}; it is {type(train).__name__}.")
+    if weights is not None and of_class is not None:
+        raise ValueError(_BOTH)
+    examples = Examples(x, labels, scale, weights)
+    if of_class is not None:
+        examples.weights = of_class.of(examples.labels).numpy()
+    return examples
+
+
+_BOTH = "Give class_weight or sample_weight, not both, as keras.Model.fit takes them."
 
 
 class Examples:
@@ -42,44 +72,49 @@ class Examples:
 
     Args:
         x: [n, ...], or a dict, tuple or list of such arrays.
-        labels: [n, ...].
+        labels: the same.
         scale: what a model multiplies floating-point numbers by as it converts a batch.
+        weights: [n] or [n, ...], or None.
         features: [n, f], what a frozen body of the model makes of ``x``, where it is known.
-
-    Attributes:
-        smallest, largest: of all labels.
     """
 
     def __init__(
-        self, x: Inputs, labels: ArrayLike, scale: float = 1.0, features: np.ndarray | None = None
+        self,
+        x: Inputs,
+        labels: Inputs,
+        scale: float = 1.0,
+        weights: ArrayLike | None = None,
+        features: np.ndarray | None = None,
     ) -> None:
         self.x = checked_leaves(x, "train.x")
         self.labels = checked_leaves(labels, "train.labels")
         self.scale, self.features = scale, features
-        if keras.tree.is_nested(self.labels):
-            raise ValueError("train.labels must be one array [n, ...], not several.")
-        for name, leaf in named_leaves(self.x, "train.x"):
-            if leaf.shape[0] != len(self.labels):
+        (_, first), *others = named_leaves(self.labels, "train.labels")
+        for name, leaf in [*named_leaves(self.x, "train.x"), *others]:
+            if leaf.shape[0] != len(first):
                 raise ValueError(
-                    f"{name} has {leaf.shape[0]} rows and train.labels has {len(self.labels)}: "
+                    f"{name} has {leaf.shape[0]} rows and train.labels has {len(first)}: "
                     f"give one label a row."
                 )
-
-    @property
-    def smallest(self) -> float:
-        return float(self.labels.min())
-
-    @property
-    def largest(self) -> float:
-        return float(self.labels.max())
+        self._rows = len(first)
+        self.weights = None if weights is None else checked_weights(weights, len(self), "weights")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._rows
 
     @property
     def spec(self) -> tuple[Any, Any]:
         """(of x, of labels): ``tf.TensorSpec``s with an open first axis."""
         return spec_of((self.x, self.labels))
+
+    @property
+    def weights_shape(self) -> tuple[int, ...] | None:
+        """Of a point's weights: () for one number; None where there are none."""
+        return None if self.weights is None else self.weights.shape[1:]
+
+    def label_range(self, place: int, ignored: int | None = None) -> tuple[float, float]:
+        """The smallest and the largest of labels number ``place`` but for those ``ignored``."""
+        return range_of(keras.tree.flatten(self.labels)[place], ignored)
 
     def without(self, indices: ArrayLike) -> Examples:
         """The same points without those at ``indices`` (one index or several)."""
@@ -87,18 +122,29 @@ class Examples:
         keep[check_indices(indices, len(self))] = False
         if not keep.any():
             raise ValueError("Nothing is left when every point is removed.")
-        features = None if self.features is None else self.features[keep]
-        x, labels = take(self.x, keep), self.labels[keep]
-        return Examples(x, labels, self.scale, features)
+        features, weights = (
+            None if array is None else array[keep] for array in (self.features, self.weights)
+        )
+        return Examples(take(self.x, keep), take(self.labels, keep), self.scale, weights, features)
 
-    def first(self, number: int) -> tuple[Inputs, np.ndarray]:
+    def first(self, number: int) -> tuple[Inputs, Inputs]:
         """(x, labels) of the first points, at most ``number``."""
         return self.rows(slice(number))[:2]
 
-    def rows(self, indices: np.ndarray | slice) -> tuple[Inputs, np.ndarray, np.ndarray | None]:
-        """(x, labels, features or None) of the points at ``indices``, arrays."""
+    def rows(self, indices: np.ndarray | slice) -> tuple[Inputs, Inputs, np.ndarray | None]:
+        """(x, labels with weights if there are, features or None) of the points at ``indices``."""
         features = None if self.features is None else self.features[indices]
-        return take(self.x, indices), self.labels[indices], features
+        labels = take(self.labels, indices)
+        if self.weights is not None:
+            labels = WeightedLabels(labels, self.weights[indices])
+        return take(self.x, indices), labels, features
+
+
+def range_of(labels: np.ndarray, ignored: int | None = None) -> tuple[float, float]:
+    """The smallest and the largest of ``labels`` but for those that are ``ignored``."""
+    kept = labels if ignored is None else labels[labels != ignored]
+    # Where all are ignored, 0 says nothing wrong.
+    return (float(kept.min()), float(kept.max())) if kept.size else (0.0, 0.0)
 
 
 class Stream:
@@ -107,33 +153,52 @@ class Stream:
     Every scan is one pass over it inside the graph, in its order, which must be the same each time.
 
     Args:
-        dataset: gives (x, labels), a batch at a time; finite.
+        dataset: gives (x, labels) or (x, labels, sample_weight), a batch at a time; finite.
+        of_class: the weights of classes, or None.
 
     Attributes:
-        dataset: the same, with a known number of batches.
-        smallest, largest: of all labels.
+        dataset: of (x, labels), where weighted labels are ``WeightedLabels``, with a known number
+            of batches.
     """
 
     scale = 1.0
 
-    def __init__(self, dataset: tf.data.Dataset) -> None:
-        self.spec = _checked_spec(dataset.element_spec)
+    def __init__(self, dataset: tf.data.Dataset, of_class: ClassWeights | None = None) -> None:
+        dataset = _in_pairs(dataset, of_class)
+        spec = _checked_spec(dataset.element_spec)
+        self.weights_shape: tuple[int, ...] | None = None
+        if isinstance(spec[1], WeightedLabels):
+            self.weights_shape = tuple(spec[1].weights.shape[1:])
+            spec = spec[0], spec[1].labels
+        self.spec = spec
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("train never ends: remove repeat() from the tf.data.Dataset.")
         options = tf.data.Options()
         options.deterministic = True
         dataset = dataset.with_options(options)
-        rows, batches, finite, self.smallest, self.largest = _counted(dataset)
+        rows, batches, finite, self._ranges = _counted(dataset)
         if rows == 0:
             raise ValueError("The training set is empty: the tf.data.Dataset gives no rows.")
         if not finite:
             raise ValueError("train must be finite: some batch of the tf.data.Dataset is not.")
+        if self.weights_shape is not None:
+            smallest, largest = self._ranges[-1]
+            check_weight_range(smallest, largest, "sample_weight")
         self.dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
         self._rows = rows
         _check_same_every_time(self.dataset)
 
     def __len__(self) -> int:
         return self._rows
+
+    def label_range(self, place: int, ignored: int | None = None) -> tuple[float, float]:
+        """The smallest and the largest of labels number ``place``; without those ``ignored``, by a
+        pass of their own."""
+        if ignored is None:
+            return self._ranges[place]
+        dataset = self.dataset.map(lambda x, labels: tf.nest.flatten(labels)[place])
+        ranges = np.array([range_of(labels.numpy(), ignored) for labels in dataset])
+        return float(ranges.min()), float(ranges.max())
 
     def without(self, indices: ArrayLike) -> Stream:
         """The same rows without those at ``indices``."""
@@ -142,31 +207,31 @@ class Stream:
             raise ValueError("Nothing is left when every point is removed.")
         return Stream(self._where(indices, chosen=False))
 
-    def first(self, number: int) -> tuple[Inputs, np.ndarray]:
+    def first(self, number: int) -> tuple[Inputs, Inputs]:
         """(x, labels) of the first points, at most ``number`` and at most a batch."""
         return take(_arrays(next(iter(self.dataset))), slice(number))
 
-    def rows(self, indices: np.ndarray) -> tuple[Inputs, np.ndarray, None]:
+    def rows(self, indices: np.ndarray) -> tuple[Inputs, Inputs, None]:
         """(x, labels, None) of the rows at ``indices``, by one pass."""
         parts = [_arrays(batch) for batch in self._where(indices, chosen=True)]
         x, labels = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
         # They came in the order of the stream.
         order = np.argsort(np.argsort(indices))
-        return take(x, order), labels[order], None
+        return take(x, order), take(labels, order), None
 
     def _where(self, indices, chosen: bool) -> tf.data.Dataset:
         """The rows at ``indices``, or the others, in the same batches without the empty ones."""
         indices = tf.constant(indices, tf.int64)
 
         def select(first, batch):
-            size = tf.shape(batch[1], tf.int64)[0]
+            size = tf.cast(number_of_rows(batch[1]), tf.int64)
             rows = tf.range(first, first + size)[:, tf.newaxis]
             there = tf.reduce_any(rows == indices, axis=1)
             keep = tf.where(there if chosen else ~there)[:, 0]
             return first + size, take_rows(batch, keep)
 
         dataset = self.dataset.scan(tf.constant(0, tf.int64), select)
-        return dataset.filter(lambda x, labels: tf.shape(labels)[0] > 0)
+        return dataset.filter(lambda x, labels: number_of_rows(labels) > 0)
 
 
 def _arrays(batch):
@@ -237,14 +302,21 @@ def _described(x) -> str:
     return "one array"
 
 
+def _in_pairs(dataset, of_class):
+    """A dataset of (x, labels), with its weights in ``WeightedLabels``."""
+    spec = dataset.element_spec
+    if isinstance(spec, tuple) and len(spec) == 3:
+        if of_class is not None:
+            raise ValueError(_BOTH)
+        return dataset.map(lambda x, labels, weights: (x, WeightedLabels(labels, weights)))
+    if of_class is None or not isinstance(spec, tuple) or len(spec) != 2:
+        return dataset
+    return dataset.map(lambda x, labels: (x, WeightedLabels(labels, of_class.of(labels))))
+
+
 def _checked_spec(spec):
     """The element_spec of batches (x, labels), or a ValueError that says what they are instead."""
-    if isinstance(spec, tuple) and len(spec) == 3:
-        raise ValueError(
-            "train gives (x, labels, sample_weight): weights are not supported here; put them into "
-            "`loss`, or map the tf.data.Dataset to (x, labels)."
-        )
-    if not isinstance(spec, tuple) or len(spec) != 2 or keras.tree.is_nested(spec[1]):
+    if not isinstance(spec, tuple) or len(spec) != 2:
         raise ValueError(f"train must be {_ACCEPTED}; its elements are {spec}.")
     for name, leaf in named_leaves(spec, "an element of train"):
         if not isinstance(leaf, tf.TensorSpec) or leaf.shape.rank is None:
@@ -259,7 +331,8 @@ def _checked_spec(spec):
 
 
 def _counted(dataset):
-    """(rows, batches, whether all is finite, smallest label, largest label), in one pass."""
+    """(rows, batches, whether all is finite, (smallest, largest) of every array of the labels), in
+    one pass."""
 
     def finite(tensor):
         if not tensor.dtype.is_floating:
@@ -267,23 +340,23 @@ def _counted(dataset):
         return tf.reduce_all(tf.math.is_finite(tensor))
 
     def add(state, x, labels):
-        rows, batches, fine, smallest, largest = state
+        rows, batches, fine, ranges = state
         for leaf in keras.tree.flatten((x, labels)):
             fine = tf.logical_and(fine, finite(leaf))
-        numbers = tf.cast(labels, tf.float64)
-        return (
-            rows + tf.shape(labels, tf.int64)[0],
-            batches + 1,
-            fine,
-            tf.minimum(smallest, tf.reduce_min(numbers)),
-            tf.maximum(largest, tf.reduce_max(numbers)),
-        )
+        numbers = [tf.cast(leaf, tf.float64) for leaf in keras.tree.flatten(labels)]
+        ranges = [
+            (tf.minimum(smallest, tf.reduce_min(leaf)), tf.maximum(largest, tf.reduce_max(leaf)))
+            for leaf, (smallest, largest) in zip(numbers, ranges)
+        ]
+        size = tf.cast(number_of_rows(labels), tf.int64)
+        return rows + size, batches + 1, fine, tuple(ranges)
 
     zero, infinity = tf.constant(0, tf.int64), tf.constant(np.inf, tf.float64)
-    start = (zero, zero, tf.constant(True), infinity, -infinity)
+    arrays = len(keras.tree.flatten(dataset.element_spec[1]))
+    start = (zero, zero, tf.constant(True), tuple((infinity, -infinity) for _ in range(arrays)))
     state = dataset.reduce(start, lambda state, batch: add(state, *batch))
-    rows, batches, fine, smallest, largest = (value.numpy() for value in state)
-    return int(rows), int(batches), bool(fine), float(smallest), float(largest)
+    rows, batches, fine, ranges = tf.nest.map_structure(lambda value: value.numpy(), state)
+    return int(rows), int(batches), bool(fine), [(float(a), float(b)) for a, b in ranges]
 
 
 def _check_same_every_time(dataset) -> None:

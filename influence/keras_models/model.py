@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import keras
@@ -22,9 +22,9 @@ from influence.data.types import Inputs, Tensors
 from influence.data.vectors import flatten, split
 from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
 from influence.keras_models.checks import check_connected, check_penalties, checked_outputs
-from influence.keras_models.data import Examples, Stream, training_points
-from influence.keras_models.loss import KerasLoss
+from influence.keras_models.data import Examples, Stream, range_of, training_points
 from influence.keras_models.network import KerasNetwork
+from influence.keras_models.outputs import KerasLoss, numpy
 from influence.keras_models.points import KerasPoints
 from influence.keras_models.scans import KerasScans
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
@@ -47,13 +47,22 @@ _PROBED = 32
 class KerasModel(GenericNeuralNet):
     """A Keras 3 model, sequential, functional or subclassed, and its influences.
 
-    The objective is (1/n) Σ L(z_i, θ) + regularization(θ), with θ the chosen variables: the model's
-    compiled loss, one number a point, and the weight regularisers of its layers
-    (``kernel_regularizer`` and so on; Keras' ``L2(l)`` is l‖W‖², without a half). The model should
-    be at a minimum of it: ``fit`` goes on to one, ``gradient`` says how far away it is. Outputs are
-    those of inference, without dropout and with batch normalisation by its moving statistics, which
-    are no parameters. The Keras model itself is never changed, and training it further changes
-    nothing here: all computations run on copies of its variables.
+    The objective is (1/n) Σ w_i L(z_i, θ) + regularization(θ), with θ the chosen variables: the
+    model's compiled loss, one number a point (over several outputs the sum of their losses times
+    ``loss_weights``), and the weight regularisers of its layers (``kernel_regularizer`` and so on;
+    Keras' ``L2(l)`` is l‖W‖², without a half). The model should be at a minimum of it: ``fit`` goes
+    on to one, ``gradient`` says how far away it is. Outputs are those of inference, without dropout
+    and with batch normalisation by its moving statistics, which are no parameters. The Keras model
+    itself is never changed, and training it further changes nothing here: all computations run on
+    copies of its variables.
+
+    A point can be a sequence: its loss is the mean over its entries, over those that count where
+    there is a mask (``mask_zero``, ``Masking``) or an ``ignore_class``. Keras takes one mean over
+    all entries of a batch, in which long sequences weigh more; weights w_i ∝ length say the same.
+
+    A loss with ``reduction="sum"`` stands beside the regularisers as a sum, as Keras has it for a
+    batch of all points: the objective is (Σ w_i L + regularization)/n, and a removal leaves the
+    regularisers as they are.
 
     With ``variables=model.layers[-1]`` (the usual choice for large networks) θ is that layer alone,
     and the outputs of the layers below are computed once for training points in memory.
@@ -62,12 +71,13 @@ class KerasModel(GenericNeuralNet):
     what goes into it, the logits; ``predict`` gives what the Keras model gives.
 
     Args:
-        model: built, with one output, float32 or float64 (which is then the ``dtype`` here).
+        model: built, float32 or float64 (which is then the ``dtype`` here).
         train: an ``influence.Dataset``, or (x, labels) with arrays [n, ...], x a dict, tuple or
-            list of them for several inputs; or a ``tf.data.Dataset`` of batches of such pairs, in
-            the same order at every pass, which need not fit into memory. Integer inputs stay so.
-        loss: (labels, outputs) -> [m], or a name or loss of Keras, whose reduction is not used;
-            None is the compiled loss.
+            list of them for several inputs, and labels for several outputs; or a
+            ``tf.data.Dataset`` of batches of such pairs, in the same order at every pass, which
+            need not fit into memory. Integer inputs stay so. A third entry is ``sample_weight``.
+        loss: (labels, outputs) -> [m], or a name or loss of Keras; a dict or list of them for
+            several outputs; None is what was compiled.
         regularization: a function of the list of chosen variables to use instead of the layers'
             regularisers. It also stands for penalties that depend on the data (``activity_
             regularizer``, ``add_loss``), which are no sum over points and are refused without it.
@@ -75,12 +85,18 @@ class KerasModel(GenericNeuralNet):
         variables: layers or trainable variables of the model; None is all trainable variables.
         batch_size: points that are in the network at a time; None is chosen by their size. A
             ``tf.data.Dataset`` keeps its own batches.
+        sample_weight: w [n] as for ``keras.Model.fit``, or [n, t] with one for each entry of a
+            point's loss. Scores and refits are of the weighted points; test points, and those of
+            ``influence_of_points``, weigh 1.
+        class_weight: class -> weight, as for ``keras.Model.fit``, instead of ``sample_weight``.
+        smoothing: t, for losses of Keras without curvature (mean absolute and absolute percentage
+            error, hinge and categorical hinge): each kink max(s, 0) becomes t log(1 + exp(s/t)).
 
     Raises:
-        ValueError: a model that is not built, not compiled and without ``loss``, with several
-            outputs, of another number type, with outputs that change from call to call or that
-            depend on the other points of a batch, with variables that no gradient reaches; a loss
-            that is not one number a point; training points or labels of a wrong shape.
+        ValueError: a model that is not built, not compiled and without ``loss``, of another number
+            type, with outputs that change from call to call or that depend on the other points of a
+            batch, with variables that no gradient reaches; a loss that is not one number a point,
+            or without curvature; training points, labels or weights that do not fit.
 
     Examples:
         The line y = 2x with a point off it, at x = 1. (Points are arrays here: a list of them would
@@ -109,16 +125,22 @@ class KerasModel(GenericNeuralNet):
         self,
         model: keras.Model,
         train: Any,
-        loss: str | Callable[..., Any] | None = None,
+        loss: Any = None,
         regularization: Callable[[list[tf.Variable]], Any] | None = None,
         damping: float = 0.0,
         variables: Any = None,
         batch_size: int | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        smoothing: float | None = None,
     ) -> None:
         if not 0 <= damping < np.inf:
             raise ValueError(f"damping must be at least 0 and finite, not {damping!r}.")
+        if smoothing is not None and not 0 < smoothing < np.inf:
+            raise ValueError(f"smoothing must be above 0 and finite, not {smoothing!r}.")
         self.damping = float(damping)
-        train = training_points(train)
+        train = training_points(train, sample_weight, class_weight)
         self._network = KerasNetwork(model, variables, split=not isinstance(train, Stream))
         self._regularization = regularization
         if batch_size is None:
@@ -132,11 +154,10 @@ class KerasModel(GenericNeuralNet):
         x, labels = self.points.input_tensor(x), self.points.label_tensor(labels)
         x = self.convert(x)
         outputs = checked_outputs(self._network, x)
-        self._loss = KerasLoss(model, loss, outputs, regularised=regularization is None)
-        self._outputs_like = tf.TensorSpec([None, *outputs.shape[1:]], outputs.dtype)
+        self._loss = KerasLoss(model, loss, outputs, train.spec[1], smoothing)
         super().__init__(train, self._network.variables, self.dtype, batch_size)
         self._theta = self._start = flatten(self.variables).numpy()
-        self._network.owner = self
+        self._own_variables()
         if regularization is None:
             check_penalties(self._network, x)
         self._check_derivatives(x, labels)
@@ -185,13 +206,18 @@ class KerasModel(GenericNeuralNet):
         )
         return self
 
-    def predict(self, x: Inputs) -> np.ndarray:
-        """What the Keras model puts out for points ``x``, at the parameters here: [m, ...]."""
-        return self._loss.activate(tf.constant(self.outputs(x))).numpy()
+    def predict(self, x: Inputs) -> Inputs:
+        """What the Keras model puts out for points ``x``, at the parameters here: [m, ...], in the
+        structure of its outputs."""
+        return numpy(self._loss.activate(self._logits_of(x)))
 
-    def outputs(self, x: Inputs) -> np.ndarray:
-        """The logits of points ``x`` in the structure of the training points: [m, ...]."""
-        return self.scans.outputs(self.points.embedded(self.points.inputs(x, "x"))).numpy()
+    def outputs(self, x: Inputs) -> Inputs:
+        """The logits of points ``x`` in the structure of the training points: [m, ...], in that of
+        the model's outputs."""
+        return numpy(self._loss.split(self._logits_of(x)))
+
+    def _logits_of(self, x):
+        return self.scans.outputs(self.points.embedded(self.points.inputs(x, "x")))
 
     def objective(self) -> float:
         """R(θ), the regulariser included, accumulated in float64."""
@@ -252,7 +278,17 @@ class KerasModel(GenericNeuralNet):
     def parameters(self, theta: ArrayLike) -> None:
         self._assign(theta)
         self._theta = flatten(self.variables).numpy()
+        self._own_variables()
+
+    def _own_variables(self) -> None:
+        """Say that the variables hold this model's θ."""
         self._network.owner = self
+        self._network.share.assign(1 / len(self.train) if self._keeps_sum else 1.0)
+
+    @property
+    def _keeps_sum(self) -> bool:
+        """Whether the regularisers stand beside a sum of losses."""
+        return self._loss.sums and self._regularization is None
 
     def _load(self) -> None:
         """Put this model's θ into the variables, if another's is there."""
@@ -260,11 +296,11 @@ class KerasModel(GenericNeuralNet):
             with tf.init_scope():
                 for variable, value in zip(self.variables, split(self._theta, self.variables)):
                     variable.assign(value)
-            self._network.owner = self
+                self._own_variables()
 
-    def _clone(self, train: object) -> Self:
+    def _clone(self, train: Any) -> Self:
         clone = copy.copy(self)
-        clone.train = training_points(train)
+        clone.train = train
         clone._theta, clone._at_theta = self._start, {}
         clone._scans = self._scans.of(clone)
         if train is not self.train:
@@ -276,7 +312,7 @@ class KerasModel(GenericNeuralNet):
     @functools.cached_property
     def num_outputs(self) -> int:
         """c, the numbers that the model puts out for a point."""
-        return self._outputs_like.shape[1:].num_elements()
+        return self._loss.like.shape[1:].num_elements()
 
     @property
     def scans(self) -> KerasScans:
@@ -290,7 +326,7 @@ class KerasModel(GenericNeuralNet):
         self._scans = scans
 
     def _make_scans(self):
-        return KerasScans(self, self._network, self._outputs_like)
+        return KerasScans(self, self._network, self._loss.like)
 
     def _make_points(self):
         # What the body makes of points does not depend on θ, so none is loaded.
@@ -351,18 +387,23 @@ class KerasModel(GenericNeuralNet):
     # What the door refuses.
 
     def _check_train(self, train):
-        _, labels = train.spec
-        name = "train.labels"
-        self._loss.check_labels(labels.shape[1:], train.smallest, train.largest, name)
+        shapes = [tuple(leaf.shape[1:]) for leaf in keras.tree.flatten(train.spec[1])]
+        self._loss.check_labels(shapes, train.label_range, "train.labels")
 
     def _check_labels(self, labels, name):
-        self._loss.check_labels(labels.shape[1:], labels.min(), labels.max(), name)
+        leaves = keras.tree.flatten(labels)
+        shapes = [leaf.shape[1:] for leaf in leaves]
+        ranges = lambda place, ignored: range_of(leaves[place], ignored)  # noqa: E731
+        self._loss.check_labels(shapes, ranges, name)
+
+    def _removed_regularizer(self, block):
+        return 0.0 if self._keeps_sum else super()._removed_regularizer(block)
 
     def _check_derivatives(self, x, labels):
         with tf.GradientTape() as tape:
-            logits = self.input_logits(x)
-            self._loss.check_one_a_point(labels, logits)
-            value = tf.reduce_sum(self.example_losses(logits, labels))
+            outputs = self._network.whole(x)
+            self._loss.check(labels, self._loss.logits(outputs))
+            value = tf.reduce_sum(self._loss.of_outputs(labels, outputs))
         check_connected(self._network, tape.gradient(value, self.variables))
         zero = tf.zeros([self.num_parameters, 1], self.dtype)
         try:

@@ -22,7 +22,7 @@ class KerasNetwork:
     layers below are the ``body``: what they make of a point does not depend on θ.
 
     Args:
-        model: built, with one output, float32 or float64.
+        model: built, float32 or float64.
         variables: layers and variables of the model; None chooses all trainable variables.
         split: look for a body.
 
@@ -30,6 +30,7 @@ class KerasNetwork:
         variables: ``tf.Variable``s that hold θ.
         body: the layers below the chosen ones, or None.
         owner: whose θ they hold at the moment (see ``KerasModel``).
+        share: of the regularisers in the objective, which is its owner's, too.
     """
 
     def __init__(self, model: keras.Model, variables: Any = None, split: bool = True) -> None:
@@ -44,12 +45,13 @@ class KerasNetwork:
             (v, own.get(id(v), tf.Variable(v.value, trainable=False))) for v in model.variables
         ]
         self.owner: Any = None
+        self.share = tf.Variable(1.0, trainable=False, dtype=self.variables[0].dtype)
 
-    def whole(self, x: Tensors) -> tf.Tensor:
+    def whole(self, x: Tensors) -> Tensors:
         """The outputs for points ``x``."""
         return self._run(self.model, x)[0]
 
-    def head(self, features: Tensors) -> tf.Tensor:
+    def head(self, features: Tensors) -> Tensors:
         """The outputs for what the body makes of points, or for points where there is no body."""
         return self._run(self._head, features)[0]
 
@@ -57,20 +59,23 @@ class KerasNetwork:
         """What the body makes of points: [m, f]."""
         return self._run(self.body, x)[0]
 
-    def twice(self, x: Tensors) -> tuple[tf.Tensor, tf.Tensor]:
+    def twice(self, x: Tensors) -> tuple[Tensors, Tensors]:
         """The outputs of a call and of the next one, which may have moved seeds and counters."""
         first, state = self._run(self.model, x)
         return first, self._run(self.model, x, state)[0]
 
     def regularization(self) -> tf.Tensor:
-        """The sum of the weight regularisers of the model, as Keras adds it to the loss."""
+        """The sum of the weight regularisers of the model, as Keras adds it to the loss, times
+        their share."""
         values = {id(v): copy for v, copy in self._values}
         penalties = [
             v.regularizer(tf.convert_to_tensor(values[id(v)]))
             for v in self.model.trainable_variables
             if v.regularizer is not None
         ]
-        return tf.add_n(penalties) if penalties else tf.zeros([], self.variables[0].dtype)
+        if not penalties:
+            return tf.zeros([], self.share.dtype)
+        return self.share * tf.cast(tf.add_n(penalties), self.share.dtype)
 
     def losses_of_data(self, x: Tensors) -> int:
         """How many losses the model adds that depend on its inputs, such as activity penalties."""
@@ -155,7 +160,8 @@ def _chosen(model, variables) -> list[keras.Variable]:
 def _split(model, chosen):
     """(body, head) of a chain of layers whose last ones hold all chosen variables, else
     (None, model)."""
-    if not getattr(model, "outputs", None):
+    # What the body makes of points is kept without the mask that Keras gives to the layers above.
+    if len(getattr(model, "outputs", None) or ()) != 1 or _masks(model):
         return None, model
     missing, tensor = {id(v) for v in chosen}, model.outputs[0]
     while missing:
@@ -169,6 +175,14 @@ def _split(model, chosen):
     body, head = keras.Model(model.inputs, tensor), keras.Model(tensor, model.outputs[0])
     shared = {id(v) for v in body.variables} & {id(v) for v in chosen}
     return (None, model) if shared else (body, head)
+
+
+def _masks(model) -> bool:
+    """Whether a layer of the model makes a mask of its inputs."""
+    return any(
+        isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
+        for layer in model._flatten_layers()
+    )
 
 
 def _end(layer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,13 +15,15 @@ from influence.data.batches import is_stream
 from influence.data.dataset import check_indices
 from influence.data.types import DType, Inputs, PointTensors, Tensors
 from influence.keras_models.data import Examples, Stream, as_tensors, checked_like, named_leaves
+from influence.keras_models.weights import WeightedLabels
 from influence.objective.points import Points
 
 
 class KerasPoints(Points):
     """Points that are dicts, tuples or single arrays, in memory or in a stream.
 
-    Integer inputs stay so. Where the network has a ``body``, what it makes of the points in memory
+    Integer inputs stay so. Training points have their weights in ``WeightedLabels``, and others
+    weigh 1. Where the network has a ``body``, what it makes of the points in memory
     is computed once and stands for them; only gradients with respect to the inputs go through it.
 
     Args:
@@ -36,7 +39,7 @@ class KerasPoints(Points):
         self,
         train: Examples | Stream,
         dtype: DType,
-        check_labels: Callable[[np.ndarray, str], None],
+        check_labels: Callable[[Any, str], None],
         embed: Callable[[Tensors], tf.Tensor] | None,
     ) -> None:
         super().__init__(train, dtype, None, check_labels)
@@ -65,10 +68,14 @@ class KerasPoints(Points):
         x, spec = self.inputs(x, x_name), self.train.spec[1]
         array = checked_like(labels, spec, labels_name)
         self._check_labels(array, labels_name)
-        rows = keras.tree.flatten(x)[0].shape[0]
-        if len(array) != rows:
-            raise ValueError(f"{x_name} has {rows} rows and {labels_name} has {len(array)}.")
-        return self.embedded(x), self._like(array, spec)
+        rows, given = (keras.tree.flatten(part)[0].shape[0] for part in (x, array))
+        if given != rows:
+            raise ValueError(f"{x_name} has {rows} rows and {labels_name} has {given}.")
+        tensors = self._like(array, spec)
+        if self.train.weights_shape is not None:
+            ones = tf.ones([rows, *self.train.weights_shape], self.dtype)
+            tensors = WeightedLabels(tensors, ones)
+        return self.embedded(x), tensors
 
     def inputs(self, x: Inputs, name: str) -> Tensors:
         return self._like(checked_like(x, self.train.spec[0], name), self.train.spec[0])
@@ -101,7 +108,7 @@ class KerasPoints(Points):
     def input_tensor(self, x: Inputs) -> Tensors:
         return as_tensors(x, self.dtype)
 
-    def label_tensor(self, labels: np.ndarray) -> tf.Tensor:
+    def label_tensor(self, labels: Inputs) -> Tensors:
         return as_tensors(labels, self.dtype)
 
     def _like(self, arrays, spec):

@@ -86,7 +86,7 @@ class Points:
     def blocks(self, points: PointTensors) -> Iterator[PointTensors]:
         """A few of these points at a time."""
         x, labels = points
-        for first in range(0, labels.shape[0], _BLOCK):
+        for first in range(0, tf.nest.flatten(labels)[0].shape[0], _BLOCK):
             yield take_rows((x, labels), slice(first, first + _BLOCK))
 
     def input_tensor(self, x: Inputs) -> Tensors:
