@@ -20,7 +20,7 @@ from scripts.loaders import registry
 def pytest_configure(config):
     """What a solver or a fit complains of is an error. (In pyproject.toml these lines would import
     TensorFlow before its notices are held back.)"""
-    for warning in ("solvers.solution.SolverWarning", "fitting.newton.ConvergenceWarning"):
+    for warning in ("solvers.solution.SolverWarning", "objective.minimum.ConvergenceWarning"):
         config.addinivalue_line("filterwarnings", f"error::influence.{warning}")
 
 

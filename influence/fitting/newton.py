@@ -9,6 +9,7 @@ import numpy as np
 import scipy.optimize
 
 from influence.curvature.operator import HessianOperator
+from influence.objective.minimum import ConvergenceWarning
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
 from influence.solvers.solution import Operator, SolverError, SolverWarning
@@ -18,10 +19,6 @@ from influence.solvers.solution import Operator, SolverError, SolverWarning
 EXACT_NEWTON_SIZE = 1000
 MAX_LBFGS_ITERATIONS = 200
 MAX_NEWTON_STEPS = 100
-
-
-class ConvergenceWarning(UserWarning):
-    """A fit stopped above the gradient norm that it promises."""
 
 
 def minimize(

@@ -16,7 +16,6 @@ from influence.curvature.operator import HessianOperator, MatrixOperator
 from influence.data.batches import (
     default_batch_size,
     number_of_rows,
-    take_rows,
 )
 from influence.data.types import Inputs, Tensors
 from influence.data.vectors import flatten, split
@@ -28,6 +27,7 @@ from influence.keras_models.outputs import KerasLoss, numpy
 from influence.keras_models.points import KerasPoints
 from influence.keras_models.scans import KerasScans
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
+from influence.objective.minimum import point_gradient_norm
 from influence.objective.scans import Scans
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.solution import Solution, Solver
@@ -194,9 +194,7 @@ class KerasModel(GenericNeuralNet):
             ConvergenceWarning: the gradient norm was not reached.
         """
         if gradient_norm is None:
-            probed = take_rows(next(iter(self.points.blocks(self.tensors))), slice(_PROBED))
-            norms = np.linalg.norm(self.scans.gradients("normal", probed), axis=1)
-            gradient_norm = FIT_TOLERANCE[self.dtype.name] * float(norms.mean())
+            gradient_norm = FIT_TOLERANCE[self.dtype.name] * point_gradient_norm(self)
         self.parameters = minimize(
             self._value_and_gradient,
             self._newton_matrix,

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.data.batches import is_stream
+from influence.data.batches import is_stream, take_rows
 from influence.data.dataset import check_indices
 from influence.data.types import DType, Inputs, PointTensors, Tensors
 from influence.keras_models.data import Examples, Stream, as_tensors, checked_like, named_leaves
@@ -59,6 +59,12 @@ class KerasPoints(Points):
         if indices is None:
             return tensors
         return self._rows(check_indices(indices, len(self.train), "train_indices"))
+
+    def sample(self, number: int) -> PointTensors:
+        """As for every model; of a stream, points of the first batch."""
+        if not isinstance(self.train, Stream):
+            return super().sample(number)
+        return take_rows(next(iter(self.blocks(self.tensors))), slice(number))
 
     def raw(self, indices: np.ndarray) -> PointTensors:
         x, labels, _ = self.train.rows(indices)

@@ -169,6 +169,7 @@ class LinearModel(GenericNeuralNet):
 
         For wide data (n ≤ d) with one logit and no ``solver``, through the n×n Gram matrix.
         """
+        self._warn_unless_at_minimum(curvature)
         x, labels = self.scans.matrix
         asked = any(option is not None for option in (solver, curvature, train_indices))
         ridge = self.penalty.strength if isinstance(self.penalty, Ridge) else 0.0

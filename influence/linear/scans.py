@@ -88,6 +88,14 @@ class LinearScans(Scans):
         rows, slopes = self._rows_and_slopes(loss, points)
         return (rows.toarray()[:, :, np.newaxis] * slopes[:, np.newaxis]).reshape(len(slopes), -1)
 
+    def gradient_norms(self, points: PointTensors) -> np.ndarray:
+        x, labels = points
+        rows = self.rows(x)
+        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+        sizes = np.linalg.norm(rows.astype(np.float64), axis=1) * self._model.train.scale
+        slopes = self._model.loss.slopes(self.outputs(x), labels).numpy()
+        return sizes * np.linalg.norm(slopes, axis=1)
+
     def mean_gradient(self, loss: Loss, points: PointTensors) -> np.ndarray:
         if loss == "normal":
             functions, rows, labels = self._closed_forms(points)

@@ -14,10 +14,10 @@ from sklearn.svm import LinearSVC
 
 from influence.data.dataset import Dataset, check_dataset, check_two_classes
 from influence.data.types import DType, Inputs
-from influence.fitting.newton import ConvergenceWarning
 from influence.linear.functions import LinearLoss, OneLogitLoss
 from influence.linear.model import LinearModel
 from influence.linear.penalty import Ridge
+from influence.objective.minimum import ConvergenceWarning
 
 # liblinear's stopping rule, its limit of passes over the data, and the seed of their order: those
 # of the paper.
@@ -191,6 +191,12 @@ class SmoothHinge(LinearModel):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.parameters = LinearModel.fit(warmer).parameters
+
+    def _warn_unless_at_minimum(self, curvature):
+        # At the hinge's own minimum neither its slope, which jumps, nor a smooth loss's is 0, and
+        # influences are meant for there: only parameters that nobody has set tell.
+        if not self.parameters.any():
+            super()._warn_unless_at_minimum(curvature)
 
     def _clone(self, train):
         return self._at(self.temperature, train)

@@ -18,6 +18,7 @@ from influence.data.batches import default_batch_size
 from influence.data.dataset import Dataset, check_dataset, check_indices
 from influence.data.types import DType, Inputs, Loss, PointTensors, Reduction
 from influence.data.vectors import flatten, split
+from influence.objective.minimum import warn_unless_at_minimum
 from influence.objective.points import Points
 from influence.objective.scans import Scans
 from influence.objective.validation import Validation, validate
@@ -395,6 +396,11 @@ class GenericNeuralNet(abc.ABC):
             ValueError: shapes, labels or indices that do not fit.
             SolverError: the system cannot be solved.
 
+        Warns:
+            ConvergenceWarning: the model is not at a minimum (its gradient norm is above 1% of
+                the mean norm of a training point's), once at these parameters. Not with a damped
+                curvature: those scores are meant for a model as it is (Bae et al. 2022).
+
         Examples:
             The mean loss of two test points, two of the training points, and a damped curvature:
 
@@ -410,7 +416,9 @@ class GenericNeuralNet(abc.ABC):
             [[0.06, 0.03, 0.03, 0.06, -0.18]]
         """
         how = {"solver": solver, "curvature": curvature, "strict": strict}
-        return self._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
+        scores = self._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
+        self._warn_unless_at_minimum(curvature)
+        return scores
 
     def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
@@ -444,7 +452,9 @@ class GenericNeuralNet(abc.ABC):
         """
         points = self.points.checked(x, labels, "x", "labels")
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
-        return self._removal(points, self.inverse_hvp(gradient, solver, strict, curvature).x)
+        s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
+        self._warn_unless_at_minimum(curvature)
+        return self._removal(points, s_test)
 
     def influence_input_gradient(
         self,
@@ -474,6 +484,7 @@ class GenericNeuralNet(abc.ABC):
         gradient = self.test_gradient(x_test, y_test, loss, "mean")
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         points = self.points.raw(check_indices(train_indices, len(self.train)))
+        self._warn_unless_at_minimum(curvature)
         s_test = tf.constant(s_test[:, np.newaxis] / len(self.train), self.dtype)
         return self.scans.input_gradients(points, s_test)
 
@@ -491,6 +502,7 @@ class GenericNeuralNet(abc.ABC):
             gradients = self.scans.gradients("normal", block).T
             solved = self.inverse_hvp(gradients, solver, strict, curvature).x
             result.append(np.sum(gradients * solved, axis=0))
+        self._warn_unless_at_minimum(curvature)
         return np.concatenate(result)
 
     def validate(
@@ -543,6 +555,19 @@ class GenericNeuralNet(abc.ABC):
 
     def _default_curvature(self) -> HessianOperator:
         return self.hessian()
+
+    def _warn_unless_at_minimum(self, curvature: HessianOperator | None) -> None:
+        """Say once at each θ that influences are asked for away from a minimum.
+
+        Not with a damped curvature. Such scores are for a model as it is: they predict how it moves
+        in a neighbourhood that the damping keeps it in, the proximal Bregman response of Bae et al.
+        (*If influence functions are the answer, then what is the question?*, 2022).
+        """
+        operator = self._default_curvature() if curvature is None else curvature
+        if getattr(operator, "damping", 0.0) > 0 or "at_minimum" in self._at_theta:
+            return
+        self._at_theta["at_minimum"] = True
+        warn_unless_at_minimum(self, stacklevel=3)
 
     def preconditioner(self) -> Any:
         """An operator that approximates H⁻¹ for conjugate gradients, or None."""

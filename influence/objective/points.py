@@ -60,6 +60,12 @@ class Points:
         x = self.input_tensor(self.train.x[indices])
         return x, self.label_tensor(self.train.labels[indices])
 
+    def sample(self, number: int) -> PointTensors:
+        """At most ``number`` training points that stand for all: evenly spaced, as data are often
+        in the order of their labels."""
+        n = len(self.train)
+        return self.chosen(np.linspace(0, n - 1, min(n, number)).astype(int))
+
     def raw(self, indices: np.ndarray) -> PointTensors:
         """Those points as they came, where ``chosen`` gives something made of them."""
         return self.chosen(indices)

@@ -43,6 +43,10 @@ class Scans:
         """∇L of every point, [m, p]."""
         return self._run("_traced_gradients", loss, points).numpy()
 
+    def gradient_norms(self, points: PointTensors) -> np.ndarray:
+        """‖∇L‖ of every point, [m]."""
+        return np.linalg.norm(self.gradients("normal", points), axis=1)
+
     def mean_gradient(self, loss: Loss, points: PointTensors) -> np.ndarray:
         """The mean of ∇L, [p]."""
         return self._run("_traced_mean_gradient", loss, points).numpy()

@@ -17,13 +17,14 @@ from sklearn.pipeline import Pipeline
 from influence.curvature.operator import HessianOperator
 from influence.data.dataset import Dataset, check_indices
 from influence.data.types import Inputs
-from influence.fitting.newton import ConvergenceWarning, newton_direction
+from influence.fitting.newton import newton_direction
 from influence.linear.leverage import one_newton_step
 from influence.linear.model import LinearModel
 from influence.linear.penalty import RowPenalty
 from influence.linear.weighted import Weighted
 from influence.models.smooth_hinge import SmoothHingeLoss
 from influence.objective.generic_neural_net import check_reduction
+from influence.objective.minimum import ConvergenceWarning
 from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
 from influence.sklearn_models.points import SklearnPoints, transformed
 from influence.solvers.solution import Solver
@@ -252,6 +253,9 @@ class SklearnModel(LinearModel):
         curvatures = self.loss.curvature_matrix(self.loss.curvature(logits, labels)).numpy()
         steps = one_newton_step(rows, slopes, curvatures, inverse)
         return self.parameters[:, np.newaxis] + steps
+
+    def _warn_unless_at_minimum(self, curvature):
+        pass  # ``from_sklearn`` has looked, by a measure that does not depend on units.
 
     def influence_input_gradient(
         self, train_indices: ArrayLike, x_test: Inputs, y_test: ArrayLike, **options: Any

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from influence.data.dataset import check_indices, check_points
 from influence.data.files import DAMAGED, fingerprint, write_atomically
 from influence.data.types import File, Inputs
-from influence.fitting.newton import ConvergenceWarning
 from influence.linear.model import LinearModel
+from influence.objective.minimum import ConvergenceWarning
 from influence.solvers.exact import Exact
 
 # A fixed factor must shrink the gradient at least this much a step, or the point is refitted alone.

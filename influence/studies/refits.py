@@ -13,9 +13,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.dataset import Dataset
-from influence.fitting.newton import ConvergenceWarning
 from influence.models.inception_model import BinaryInceptionModel
 from influence.models.logistic_regression import BinaryLogisticRegression
+from influence.objective.minimum import ConvergenceWarning
 from influence.solvers.preconditioners import InverseMatrix, UpdatedInverse
 from influence.solvers.solution import Operator, SolverError
 

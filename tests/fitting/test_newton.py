@@ -9,7 +9,8 @@ import pytest
 from influence import ConjugateGradient, KerasModel, SolverWarning
 from influence.curvature.operator import MatrixOperator
 from influence.fitting import newton
-from influence.fitting.newton import ConvergenceWarning, minimize, newton_direction
+from influence.fitting.newton import minimize, newton_direction
+from influence.objective.minimum import ConvergenceWarning
 from tests.conftest import Problem
 
 

@@ -513,6 +513,7 @@ def test_streams_give_the_rows_of_arrays():
         batches.without(6)
 
 
+@pytest.mark.filterwarnings("ignore:KerasModel is not at a minimum")  # it is never fitted
 def test_the_streaming_benchmark_runs():
     taken = keras_streaming.stream(8000, 4)
     assert taken["rows"] == 8000

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 
 from influence import BinaryLogisticRegression, ConjugateGradient, Dataset, LogisticRegression
-from influence.fitting.newton import ConvergenceWarning, minimize
+from influence.fitting.newton import minimize
 from influence.linear.hessian import ClassInverse
+from influence.objective.minimum import ConvergenceWarning
 from tests.conftest import Problem
 from tests.oracles import SoftmaxRegression, of_parameters, softmax
 

@@ -26,7 +26,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import LinearSVC
 
 from influence import ConjugateGradient, SolverError, from_sklearn, leave_one_out
-from influence.fitting.newton import ConvergenceWarning
+from influence.objective.minimum import ConvergenceWarning
 from influence.sklearn_models.estimators import example_weights, read_terms
 from tests.oracles import central_difference, of_parameters, softmax
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from influence import Dataset, LogisticRegression, leave_one_out
-from influence.fitting.newton import ConvergenceWarning
+from influence.objective.minimum import ConvergenceWarning
 from tests.conftest import Problem
 from tests.oracles import SoftmaxRegression
 
