@@ -25,6 +25,9 @@ class LinearLoss(abc.ABC):
     """
 
     outputs: int
+    # Whether it never rises with a point's margins, as the losses of classifiers do: it has no
+    # single minimum where a direction separates the classes.
+    falls_with_margins = True
     # What the methods take as labels of b points.
     labels_spec = tf.TensorSpec([None], tf.int64)
 

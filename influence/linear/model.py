@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Self
 
@@ -20,13 +21,17 @@ from influence.linear.hessian import ClassInverse, LinearHessian
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans
+from influence.linear.separability import LP_SIZE, is_separable, no_minimum
 from influence.objective.generic_neural_net import GenericNeuralNet
+from influence.objective.minimum import ConvergenceWarning
 from influence.solvers.preconditioners import InverseMatrix, KeptInverse
 from influence.solvers.solution import Operator, Solver
 
 # fit() stops at this gradient norm relative to the one at θ = 0. It computes in float64, and what
 # rounding θ to float32 adds is below 1e-6.
 FIT_TOLERANCE = {"float32": 1e-7, "float64": 1e-10}
+# A loss below this part of that at θ = 0 is on its way to 0.
+_VANISHED = 1e-4
 # Products of one of its solves that cost as much as a new ``approximate_inverse``.
 _PATIENCE = 8
 
@@ -102,7 +107,8 @@ class LinearModel(GenericNeuralNet):
             gradient_norm: to reach, instead of that one.
 
         Warns:
-            ConvergenceWarning: the gradient norm was not reached.
+            ConvergenceWarning: the gradient norm was not reached, or there is no minimum to reach
+                (``has_minimum``).
         """
         x, labels = self.scans.matrix
         functions = self.scans.functions("float64")
@@ -122,7 +128,42 @@ class LinearModel(GenericNeuralNet):
             preconditioner or KeptInverse(LinearHessian.approximate_inverse, _PATIENCE),
             lbfgs=False,
         )
+        if not self.has_minimum():
+            message = no_minimum(type(self).__name__, "use weight_decay > 0")
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
         return self
+
+    def has_minimum(self) -> bool:
+        """Whether the objective has a single minimum, as far as separable classes are concerned.
+
+        Without a penalty a direction that separates the classes, completely or all but ties, lowers
+        the loss for ever (or leaves the squared hinge's at 0). Exactly for up to 200,000 numbers,
+        by a linear programme; for more from whether the present loss is below 1e-4 of that at
+        θ = 0. A free constant feature alone never separates two classes.
+
+        Examples:
+            >>> from influence import BinaryLogisticRegression, Dataset
+            >>> train = Dataset([[-2], [1], [2]], [0, 1, 1])
+            >>> BinaryLogisticRegression(train, weight_decay=0).has_minimum()
+            False
+            >>> BinaryLogisticRegression(train, weight_decay=0.1).has_minimum()
+            True
+        """
+        free = self.penalty.free(self.weights.shape[0])
+        if not self.loss.falls_with_margins or free.sum() <= bool(self.bias):
+            return True
+        x, labels = self.scans.matrix
+        slopes = self.loss.slopes(
+            tf.zeros([len(self.train), self.loss.outputs], tf.float64), labels
+        )
+        counts = np.abs(slopes).sum(axis=1) > 0  # no points of weight 0
+        if x.shape[0] * x.shape[1] <= LP_SIZE:
+            rows = x.toarray() if scipy.sparse.issparse(x) else x.numpy()
+            separable = is_separable(rows[counts][:, free].astype(float), slopes.numpy()[counts])
+            if separable is not None:
+                return not separable
+        at_zero, _ = self.value_and_gradient(np.zeros(self.num_parameters))
+        return bool(self.objective() > _VANISHED * at_zero)
 
     def objective(self) -> float:
         """R(θ), the regulariser included, accumulated in float64."""

@@ -20,6 +20,10 @@ class Penalty(abc.ABC):
         """The mean of B's diagonal: what an approximate inverse takes for all of it."""
 
     @abc.abstractmethod
+    def free(self, d: int) -> np.ndarray:
+        """Which of the d rows of W have no penalty: [d]."""
+
+    @abc.abstractmethod
     def value(self, weights: tf.Tensor) -> tf.Tensor:
         """Of W [d, c]: a scalar."""
 
@@ -57,6 +61,9 @@ class Ridge(Penalty):
     def level(self) -> float:
         return self.strength
 
+    def free(self, d: int) -> np.ndarray:
+        return np.full(d, self.strength == 0)
+
     def value(self, weights: tf.Tensor) -> tf.Tensor:
         return self.strength / 2 * tf.reduce_sum(tf.square(weights))
 
@@ -83,7 +90,7 @@ class RowPenalty(Penalty):
     """
 
     def __init__(self, strengths: np.ndarray, outputs: int) -> None:
-        self._level = float(strengths.mean())
+        self._level, self._free = float(strengths.mean()), strengths == 0
         self._blocks = strengths[:, np.newaxis, np.newaxis] * np.eye(outputs)
         if outputs > 1:
             self._blocks[strengths == 0] += 1 / outputs
@@ -95,6 +102,9 @@ class RowPenalty(Penalty):
     @property
     def level(self) -> float:
         return self._level
+
+    def free(self, d: int) -> np.ndarray:
+        return self._free
 
     def value(self, weights: tf.Tensor) -> tf.Tensor:
         blocks = tf.constant(self._blocks, weights.dtype)

@@ -30,6 +30,10 @@ class Weighted(LinearLoss):
     labels_spec = tf.TensorSpec([None, 2], tf.float64)
 
     @property
+    def falls_with_margins(self) -> bool:  # type: ignore[override]
+        return self.loss.falls_with_margins
+
+    @property
     def outputs(self) -> int:  # type: ignore[override]  # where others have a field
         return self.loss.outputs
 

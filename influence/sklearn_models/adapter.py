@@ -21,17 +21,21 @@ from influence.fitting.newton import newton_direction
 from influence.linear.leverage import one_newton_step
 from influence.linear.model import LinearModel
 from influence.linear.penalty import RowPenalty
+from influence.linear.separability import no_minimum
 from influence.linear.weighted import Weighted
 from influence.models.smooth_hinge import SmoothHingeLoss
 from influence.objective.generic_neural_net import check_reduction
 from influence.objective.minimum import ConvergenceWarning
 from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
 from influence.sklearn_models.points import SklearnPoints, transformed
+from influence.solvers.exact import Exact
 from influence.solvers.solution import Solver
 
 # How far a Newton step may lower the objective, relative to its value at θ = 0. There the scores
 # were 1–2% off; a gradient norm says much less, because it depends on the features' units.
 _CONVERGED = 1e-5
+# The same, relative to its present value.
+_OF_PRESENT_VALUE = 0.01
 # Points without which test losses are computed together.
 _COLUMNS_AT_ONCE = 512
 
@@ -92,7 +96,10 @@ def from_sklearn(
     Warns:
         ConvergenceWarning: a Newton step would still lower the objective by more than 1e-5 of its
             value at 0 (half the squared norm of the gradient, in the metric of H⁻¹), so the
-            estimator is not at its optimum of these data, and the scores are not those of it.
+            estimator is not at its optimum of these data, and the scores are not those of it. For
+            classifiers also by more than 1% of its present value: with C = 1e12 that is next to 0
+            where the classes are separable. Or there is no single optimum: without a penalty
+            separable classes have none (``has_minimum``).
 
     Examples:
         Labels are those of the estimator; the last of these is wrong.
@@ -213,6 +220,7 @@ class SklearnModel(LinearModel):
         if not self.leverage:
             return super()._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
         check_reduction(reduction)
+        self._check_determined(x_test, y_test, loss, how)
         before = self.losses(x_test, y_test, loss)[:, np.newaxis]
         thetas, parts = self.parameters_without(train_indices, **how), []
         for first in range(0, thetas.shape[1], _COLUMNS_AT_ONCE):
@@ -240,10 +248,11 @@ class SklearnModel(LinearModel):
                 the whole inverse of H, [p, p].
 
         Raises:
-            SolverError: without one of the points there is no single optimum.
+            SolverError: without one of the points there is no single optimum; a direction that
+                all of them leave open is none of its concern, as no prediction for them depends
+                on it.
         """
-        identity = np.eye(self.num_parameters)
-        inverse = self.inverse_hvp(identity, solver, strict, curvature).x / len(self.train)
+        inverse = self._inverse(solver, strict, curvature) / len(self.train)
         x, labels = self.points.chosen(train_indices)
         rows = self.scans.rows(x)
         rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
@@ -256,6 +265,21 @@ class SklearnModel(LinearModel):
 
     def _warn_unless_at_minimum(self, curvature):
         pass  # ``from_sklearn`` has looked, by a measure that does not depend on units.
+
+    def _inverse(self, solver, strict, curvature):
+        """H⁻¹ [p, p], on the range of H where the solver is ``Exact``."""
+        operator = self.hessian() if curvature is None else curvature
+        solver = self._solver_for(curvature) if solver is None else solver
+        if isinstance(solver, Exact):
+            return solver.inverse(operator, strict)
+        return self.inverse_hvp(np.eye(self.num_parameters), solver, strict, curvature).x
+
+    def _check_determined(self, x_test, y_test, loss, how):
+        """Raise a SolverError where the training points do not determine the test losses."""
+        solver, curvature = how["solver"] or self._solver_for(how["curvature"]), how["curvature"]
+        if isinstance(solver, Exact):
+            factor = solver.factor(self.hessian() if curvature is None else curvature)
+            factor.check_range(self.test_gradient(x_test, y_test, loss))
 
     def influence_input_gradient(
         self, train_indices: ArrayLike, x_test: Inputs, y_test: ArrayLike, **options: Any
@@ -305,13 +329,21 @@ def _last_step(estimator):
 
 
 def _warn_if_unconverged(model):
+    if not model.has_minimum():
+        message = no_minimum(type(model.estimator).__name__, "give it a penalty, a smaller C")
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        return
     theta = model.parameters
-    _, gradient = model.value_and_gradient(theta)
+    value, gradient = model.value_and_gradient(theta)
     at_zero, _ = model.value_and_gradient(np.zeros_like(theta))
     fall = -gradient @ newton_direction(model.hessian(), gradient, 1e-4) / 2
     # The smooth hinge is up to t log 2 above the hinge that was minimised.
     temperature = getattr(model._terms.loss, "temperature", 0.0)
-    if fall > _CONVERGED * at_zero + temperature * math.log(2) * model.example_weights.mean():
+    allowed = _CONVERGED * at_zero
+    if model.loss.falls_with_margins:
+        # Where classes are separable and the penalty next to nothing, the minimum is as low.
+        allowed = min(allowed, max(_OF_PRESENT_VALUE * value, 1e-14 * at_zero))
+    if fall > allowed + temperature * math.log(2) * model.example_weights.mean():
         warnings.warn(
             f"{type(model.estimator).__name__} has not converged: its gradient norm is "
             f"{np.linalg.norm(gradient):.1e}, "

@@ -23,6 +23,7 @@ class ScalableSoftmax(Softmax):
 class SquaredError(OneLogitLoss):
     """(z − y)² of one output, for labels that are real numbers."""
 
+    falls_with_margins = False
     labels_spec = tf.TensorSpec([None], tf.float64)
 
     def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

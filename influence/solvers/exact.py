@@ -65,6 +65,17 @@ class Exact:
             self._factors[operator] = _factor(operator.dense())
         return self._factors[operator]
 
+    def inverse(self, operator: np.ndarray | DenseOperator, strict: bool = False) -> np.ndarray:
+        """H⁻¹, or a symmetric inverse of H on its range: [p, p].
+
+        Warns and raises as ``solve`` does, but for the range.
+        """
+        factor = self.factor(operator)
+        if isinstance(factor, RangeInverse):
+            # The identity is not in the range; the factor, of all digits there are, has it.
+            return factor @ np.eye(len(factor.roots))
+        return self.solve(operator, np.eye(operator.shape[0]), strict).x
+
     def solve(
         self, operator: np.ndarray | DenseOperator, rhs: ArrayLike, strict: bool = False
     ) -> Solution:

@@ -25,6 +25,10 @@ class RangeInverse:
     Args:
         matrix: H [p, p].
 
+    Attributes:
+        roots: of D, [p].
+        rank: how many eigenvalues there are above rounding.
+
     Raises:
         SolverError: H has a negative eigenvalue; names the damping that would do.
     """
@@ -34,8 +38,8 @@ class RangeInverse:
         matrix = np.asarray(matrix, np.float64)
         diagonal = np.abs(np.diag(matrix))
         # A parameter that nothing depends on has a row of zeros, which stays one.
-        self._roots = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        scaled = matrix / self._roots / self._roots[:, np.newaxis]
+        self.roots = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        scaled = matrix / self.roots / self.roots[:, np.newaxis]
         values, vectors = scipy.linalg.eigh(scaled, check_finite=False)
         rounding = _ROUNDINGS * np.sqrt(len(matrix)) * np.finfo(self.dtype).eps * values[-1]
         if values[0] < -abs(rounding):
@@ -48,28 +52,28 @@ class RangeInverse:
         block = np.asarray(block)
         along = self._vectors.T @ self._scaled(block)
         solved = self._vectors @ (along.T / self._values).T
-        return (solved.T / self._roots).T.astype(block.dtype, copy=False)
+        return (solved.T / self.roots).T.astype(block.dtype, copy=False)
 
     def size(self, block: np.ndarray) -> np.ndarray:
         """The norm of each column in the units in which the diagonal of H is 1: [k]."""
-        return np.linalg.norm(block * self._roots[:, np.newaxis], axis=0)
+        return np.linalg.norm(block * self.roots[:, np.newaxis], axis=0)
 
     def check_range(self, block: np.ndarray) -> None:
         """Raise a SolverError unless every column of ``block`` [p, k] is in the range of H."""
-        if self.rank == len(self._roots):
+        if self.rank == len(self.roots):
             return
         scaled = self._scaled(block)
         outside = np.linalg.norm(scaled - self._vectors @ (self._vectors.T @ scaled), axis=0)
         allowed = np.finfo(self.dtype).eps ** _OUTSIDE * np.linalg.norm(scaled, axis=0)
         if (outside > allowed).any():
             raise SolverError(
-                f"The matrix is singular (rank {self.rank} of {len(self._roots)}) and the "
+                f"The matrix is singular (rank {self.rank} of {len(self.roots)}) and the "
                 f"right-hand side is not in its range: the training points do not determine what "
                 f"is asked for. Add a penalty or a damping, as in `hessian + 0.01`."
             )
 
     def _scaled(self, block):
-        return (np.asarray(block, np.float64).T / self._roots).T
+        return (np.asarray(block, np.float64).T / self.roots).T
 
 
 def not_positive_definite(matrix: np.ndarray) -> str:
