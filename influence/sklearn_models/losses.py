@@ -21,7 +21,11 @@ class ScalableSoftmax(Softmax):
 
 @dataclass(frozen=True)
 class SquaredError(OneLogitLoss):
-    """(z − y)² of one output, for labels that are real numbers."""
+    """(z − y)² of one output, for labels that are real numbers.
+
+    Without the half that other texts put before it: a change of this loss is twice that of
+    ½(z − y)². ``Ridge`` minimises Σ(z − y)² + alpha‖w‖².
+    """
 
     falls_with_margins = False
     labels_spec = tf.TensorSpec([None], tf.float64)

@@ -9,11 +9,10 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike
 
-from influence.solvers.semidefinite import RangeInverse, not_positive_definite
+from influence.solvers.semidefinite import RangeInverse
 from influence.solvers.solution import (
     DenseOperator,
     Solution,
-    SolverError,
     as_block,
     check_finite,
     complain,
@@ -71,10 +70,11 @@ class Exact:
         Warns and raises as ``solve`` does, but for the range.
         """
         factor = self.factor(operator)
+        identity = np.eye(len(factor.roots))
         if isinstance(factor, RangeInverse):
             # The identity is not in the range; the factor, of all digits there are, has it.
-            return factor @ np.eye(len(factor.roots))
-        return self.solve(operator, np.eye(operator.shape[0]), strict).x
+            return factor @ identity
+        return self.solve(operator, identity, strict).x
 
     def solve(
         self, operator: np.ndarray | DenseOperator, rhs: ArrayLike, strict: bool = False
@@ -114,14 +114,21 @@ class Exact:
 
 def _factor(matrix):
     """Cholesky's where its pivots are clear of rounding, whatever the units of the parameters."""
-    try:
-        factor = CholeskyFactor(matrix)
-    except SolverError:
-        check_finite(np.asarray(matrix))
+    factor = cholesky(matrix)
+    if factor is None or factor.smallest_pivot < np.sqrt(np.finfo(factor.dtype).eps):
         return RangeInverse(matrix)
-    if factor.smallest_pivot > np.sqrt(np.finfo(factor.dtype).eps):
-        return factor
-    return RangeInverse(matrix)
+    return factor
+
+
+def cholesky(matrix: np.ndarray) -> CholeskyFactor | None:
+    """The factor of ``matrix``; None where it is not positive definite."""
+    matrix = np.asarray(matrix)
+    check_finite(matrix)
+    try:
+        lower, _ = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        return None
+    return CholeskyFactor(lower, np.sqrt(np.diag(matrix)))
 
 
 def _refined(operator, factor, x, v):
@@ -137,27 +144,25 @@ def _refined(operator, factor, x, v):
 
 
 class CholeskyFactor:
-    """H = LLᵀ, as an operator whose ``@`` is H⁻¹ (so it can precondition, too)."""
+    """H = LLᵀ, as an operator whose ``@`` is H⁻¹ (so it can precondition, too).
 
-    def __init__(self, matrix: np.ndarray) -> None:
-        matrix = np.asarray(matrix)
-        check_finite(matrix)
-        self.dtype = matrix.dtype
-        try:
-            self._factor = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
-        except scipy.linalg.LinAlgError:
-            raise SolverError(not_positive_definite(matrix)) from None
-        self._diagonal = np.diag(matrix)
+    Args:
+        lower: L [p, p], with anything above its diagonal.
+        roots: of the diagonal of H, [p].
+    """
+
+    def __init__(self, lower: np.ndarray, roots: np.ndarray) -> None:
+        self._lower, self.roots, self.dtype = lower, roots, lower.dtype
 
     @property
     def smallest_pivot(self) -> float:
         """The smallest of Cholesky's squared pivots relative to the diagonal of H: how much of a
         parameter's curvature those before it leave. It does not depend on units."""
-        return float((np.diag(self._factor[0]) ** 2 / self._diagonal).min())
+        return float((np.diag(self._lower) / self.roots).min() ** 2)
 
     def size(self, block: np.ndarray) -> np.ndarray:
         """The norm of each column in the units in which the diagonal of H is 1: [k]."""
-        return np.linalg.norm(block * np.sqrt(self._diagonal)[:, np.newaxis], axis=0)
+        return np.linalg.norm(block * self.roots[:, np.newaxis], axis=0)
 
     def check_range(self, block: np.ndarray) -> None:
         """Every column of ``block`` [p, k] is in the range of H."""
@@ -165,6 +170,6 @@ class CholeskyFactor:
     def __matmul__(self, block: ArrayLike) -> np.ndarray:
         block = np.asarray(block)
         solved = scipy.linalg.cho_solve(
-            self._factor, block.astype(self.dtype, copy=False), check_finite=False
+            (self._lower, True), block.astype(self.dtype, copy=False), check_finite=False
         )
         return solved.astype(block.dtype, copy=False)

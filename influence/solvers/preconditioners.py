@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.solvers.exact import CholeskyFactor
-from influence.solvers.solution import Operator
+from influence.solvers.exact import cholesky
+from influence.solvers.semidefinite import not_positive_definite
+from influence.solvers.solution import Operator, SolverError
 
 
 class InverseMatrix:
@@ -20,7 +21,10 @@ class InverseMatrix:
     """
 
     def __init__(self, matrix: np.ndarray) -> None:
-        inverse = CholeskyFactor(matrix) @ np.eye(len(matrix), dtype=matrix.dtype)
+        factor = cholesky(matrix)
+        if factor is None:
+            raise SolverError(not_positive_definite(matrix))
+        inverse = factor @ np.eye(len(matrix), dtype=matrix.dtype)
         # A tensor, because BLAS threads that wait for NumPy's next call slow down TensorFlow's.
         self._inverse = tf.constant(inverse)
 
