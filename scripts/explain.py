@@ -18,6 +18,11 @@ import numpy as np
 
 from influence import Dataset, KerasModel, LogisticRegression, SolverError
 from influence.data.files import DAMAGED, write_atomically
+from influence.objective.minimum import (
+    SMALL_GRADIENT,
+    ConvergenceWarning,
+    point_gradient_norm,
+)
 from scripts.report.experiment import use_style, write_figure
 from scripts.report.explanation import are_images, as_csv, explain, picture, table
 
@@ -31,10 +36,6 @@ HINT = """
 Can these scores be trusted? Refit this model without its most influential points, in Python, and
 read docs/reading-the-scores.md:
 """
-# Below this part of a training point's gradient norm, that of the objective counts as zero.
-_OPTIMUM = 0.01
-# Training points that say how large a gradient is.
-_PROBED = 100
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,7 +63,10 @@ def run(options: argparse.Namespace) -> None:
     index = options.test_index
     if index is None:
         index = int(np.argmax(model.losses(x_test, y_test)))
-    scores = model.influence_on_loss(x_test[[index]], y_test[[index]], curvature=curvature)[0]
+    with warnings.catch_warnings():
+        # ``read_keras`` has said it in its own words.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        scores = model.influence_on_loss(x_test[[index]], y_test[[index]], curvature=curvature)[0]
     explanation = explain(model, (x_train, y_train), (x_test, y_test), index, options.top, scores)
     print(f"\n{table(explanation)}\n")
     if options.csv is not None:
@@ -144,9 +148,8 @@ def read_keras(x, y, options):
         f"Read {options.model}: influences through {which}, {model.num_parameters} of {size} "
         f"parameters, damping {damping:g}, {len(y)} training points."
     )
-    points = model.test_gradient(x[:_PROBED], y[:_PROBED])
-    share = np.linalg.norm(model.gradient()) / np.linalg.norm(points, axis=0).mean()
-    if share > _OPTIMUM:
+    share = np.linalg.norm(model.gradient()) / point_gradient_norm(model)
+    if share > SMALL_GRADIENT:
         print(
             f"The model is not at a minimum of its training loss there: the gradient's norm is "
             f"{share:.2g} of a training point's. Take the order of the scores, not their size."

@@ -40,6 +40,7 @@ def is_separable(rows: np.ndarray, slopes: np.ndarray) -> bool | None:
 
     Examples:
         >>> import numpy as np
+        >>> from influence.linear.separability import is_separable
         >>> x = np.array([[-1.0], [0.0], [0.0], [2.0]])
         >>> is_separable(x, np.array([[1], [1], [-1], [-1]]))  # all but a tie at 0
         True

@@ -9,7 +9,7 @@ import numpy as np
 
 # Of the gradient norm, relative to that of the loss of a training point. A fit ends far below it;
 # one that was left early, or minimised something else, far above.
-_SMALL = 0.01
+SMALL_GRADIENT = 0.01
 # Training points whose mean stands for all.
 _SAMPLE = 32
 
@@ -38,7 +38,7 @@ def warn_unless_at_minimum(model: Any, stacklevel: int) -> None:
         ConvergenceWarning: it is above 1% of it; says both.
     """
     norm, of_point = float(np.linalg.norm(model.gradient())), point_gradient_norm(model)
-    if norm > _SMALL * of_point:
+    if norm > SMALL_GRADIENT * of_point:
         warnings.warn(
             f"{type(model).__name__} is not at a minimum of its objective: its gradient norm is "
             f"{norm:.2g}, where the mean norm of a training point's loss gradient is "

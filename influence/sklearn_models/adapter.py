@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -17,25 +15,19 @@ from sklearn.pipeline import Pipeline
 from influence.curvature.operator import HessianOperator
 from influence.data.dataset import Dataset, check_indices
 from influence.data.types import Inputs
-from influence.fitting.newton import newton_direction
 from influence.linear.leverage import one_newton_step
 from influence.linear.model import LinearModel
 from influence.linear.penalty import RowPenalty
-from influence.linear.separability import no_minimum
 from influence.linear.weighted import Weighted
 from influence.models.smooth_hinge import SmoothHingeLoss
 from influence.objective.generic_neural_net import check_reduction
-from influence.objective.minimum import ConvergenceWarning
+from influence.sklearn_models.convergence import warn_unless_converged
 from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
 from influence.sklearn_models.points import SklearnPoints, transformed
 from influence.solvers.exact import Exact
+from influence.solvers.semidefinite import RangeInverse
 from influence.solvers.solution import Solver
 
-# How far a Newton step may lower the objective, relative to its value at θ = 0. There the scores
-# were 1–2% off; a gradient norm says much less, because it depends on the features' units.
-_CONVERGED = 1e-5
-# The same, relative to its present value.
-_OF_PRESENT_VALUE = 0.01
 # Points without which test losses are computed together.
 _COLUMNS_AT_ONCE = 512
 
@@ -142,7 +134,7 @@ def from_sklearn(
     weights = example_weights(last, terms, train.labels, sample_weight)
     model = SklearnModel(last, terms, train, weights, transform, leverage)
     model._read_parameters()
-    _warn_if_unconverged(model)
+    warn_unless_converged(model)
     return model
 
 
@@ -279,10 +271,12 @@ class SklearnModel(LinearModel):
 
     def _check_determined(self, x_test, y_test, loss, how):
         """Raise a SolverError where the training points do not determine the test losses."""
-        solver, curvature = how["solver"] or self._solver_for(how["curvature"]), how["curvature"]
+        curvature = how["curvature"]
+        solver = self._solver_for(curvature) if how["solver"] is None else how["solver"]
         if isinstance(solver, Exact):
             factor = solver.factor(self.hessian() if curvature is None else curvature)
-            factor.check_range(self.test_gradient(x_test, y_test, loss))
+            if isinstance(factor, RangeInverse):
+                factor.check_range(self.test_gradient(x_test, y_test, loss))
 
     def influence_input_gradient(
         self, train_indices: ArrayLike, x_test: Inputs, y_test: ArrayLike, **options: Any
@@ -329,30 +323,3 @@ def _last_step(estimator):
     if not isinstance(estimator, Pipeline):
         return estimator, None
     return estimator[-1], estimator[:-1].transform if len(estimator) > 1 else None
-
-
-def _warn_if_unconverged(model):
-    if not model.has_minimum():
-        message = no_minimum(type(model.estimator).__name__, "give it a penalty, a smaller C")
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
-        return
-    theta = model.parameters
-    value, gradient = model.value_and_gradient(theta)
-    at_zero, _ = model.value_and_gradient(np.zeros_like(theta))
-    fall = -gradient @ newton_direction(model.hessian(), gradient, 1e-4) / 2
-    # The smooth hinge is up to t log 2 above the hinge that was minimised.
-    temperature = getattr(model._terms.loss, "temperature", 0.0)
-    allowed = _CONVERGED * at_zero
-    if model.loss.falls_with_margins:
-        # Where classes are separable and the penalty next to nothing, the minimum is as low.
-        allowed = min(allowed, max(_OF_PRESENT_VALUE * value, 1e-14 * at_zero))
-    if fall > allowed + temperature * math.log(2) * model.example_weights.mean():
-        warnings.warn(
-            f"{type(model.estimator).__name__} has not converged: its gradient norm is "
-            f"{np.linalg.norm(gradient):.1e}, "
-            f"from which Newton's method foresees its objective to fall by {fall / at_zero:.1e} of "
-            f"the value at 0. The scores are not those of its optimum; fit it with a smaller tol "
-            f"and a larger max_iter (or give X, y and sample_weight as it was fitted on them).",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
