@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +13,11 @@ import tensorflow as tf
 from influence.data.batches import take_rows
 from influence.data.types import Tensors
 from influence.keras_models.network import KerasNetwork
+from influence.objective.minimum import ConvergenceWarning
+
+# Parts of the objective at θ = 0: an objective below the first is on its way to 0, and a curvature
+# along θ below the second will not stop it.
+_VANISHED, _FLAT = 1e-4, 1e-2
 
 
 def checked_outputs(network: KerasNetwork, x: Tensors) -> Tensors:
@@ -72,4 +79,31 @@ def check_connected(network: KerasNetwork, gradients: Sequence[tf.Tensor | None]
             f"No gradient reaches {', '.join(broken)}: the loss does not depend on it, or goes "
             f"through an operation without derivative (round, argmax, a cast to integers). "
             f"Change the model, or choose others with variables=."
+        )
+
+
+def warn_if_endless(model: Any) -> None:
+    """Look at a fitted model for a loss that falls for ever, because its points can all be fitted
+    and nothing holds the parameters.
+
+    Args:
+        model: a ``KerasModel``. Where its objective is next to nothing, one product with its
+            Gauss-Newton matrix is made.
+
+    Warns:
+        ConvergenceWarning: the objective is on its way to 0, and θᵀGθ, what growing parameters
+            would cost, with it.
+    """
+    theta, value = model.parameters, model.objective()
+    at_zero = model.with_parameters(np.zeros_like(theta)).objective()
+    if value > _VANISHED * at_zero:
+        return
+    if theta @ (model.gauss_newton() @ theta) < _FLAT * at_zero:
+        warnings.warn(
+            f"The model has no minimum: its loss has fallen to {value:.1g} and goes on falling as "
+            f"the parameters grow, because it can fit all its points. Its scores depend on where "
+            f"the fit stopped: regularise the layers whose variables are asked for "
+            f"(kernel_regularizer and bias_regularizer).",
+            ConvergenceWarning,
+            stacklevel=3,
         )

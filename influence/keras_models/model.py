@@ -20,7 +20,12 @@ from influence.data.batches import (
 from influence.data.types import Inputs, Tensors
 from influence.data.vectors import flatten, split
 from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
-from influence.keras_models.checks import check_connected, check_penalties, checked_outputs
+from influence.keras_models.checks import (
+    check_connected,
+    check_penalties,
+    checked_outputs,
+    warn_if_endless,
+)
 from influence.keras_models.data import Examples, Stream, range_of, training_points
 from influence.keras_models.network import KerasNetwork
 from influence.keras_models.outputs import KerasLoss, numpy
@@ -191,7 +196,8 @@ class KerasModel(GenericNeuralNet):
                 loss of a training point.
 
         Warns:
-            ConvergenceWarning: the gradient norm was not reached.
+            ConvergenceWarning: the gradient norm was not reached, or there is no minimum: the loss
+                falls towards 0 as the parameters grow.
         """
         if gradient_norm is None:
             gradient_norm = FIT_TOLERANCE[self.dtype.name] * point_gradient_norm(self)
@@ -202,6 +208,7 @@ class KerasModel(GenericNeuralNet):
             gradient_norm,
             rounding=_ROUNDING[self.dtype.name],
         )
+        warn_if_endless(self)
         return self
 
     def predict(self, x: Inputs) -> Inputs:

@@ -1,0 +1,48 @@
+"""A model that can fit all its points has no minimum, and says so."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from influence import KerasModel
+from influence.objective.minimum import ConvergenceWarning
+from tests.keras_models.test_model import L2, layer, sequential
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((30, 2))
+SEPARATED = (X[:, 0] > 0).astype(int)
+LOGITS = keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+def network(hidden, decay, loss=LOGITS):
+    regularizer = L2(decay) if decay else None
+    settings = {"kernel_regularizer": regularizer, "bias_regularizer": regularizer}
+    stack = [layer("Dense", 4, activation="tanh", **settings)] if hidden else []
+    return sequential((2,), *stack, layer("Dense", 1, **settings), loss=loss)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_fit_without_a_minimum_says_so(hidden):
+    model = KerasModel(network(hidden, 0), (X, SEPARATED))
+    with pytest.warns(ConvergenceWarning, match="has no minimum.*kernel_regularizer"):
+        model.fit()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_regulariser_makes_one(hidden):
+    with warnings.catch_warnings():
+        # A network's last digits may be out of reach.
+        warnings.filterwarnings("ignore", "The fit stopped", ConvergenceWarning)
+        warnings.filterwarnings("error", "The model has no minimum", ConvergenceWarning)
+        KerasModel(network(hidden, 1e-2), (X, SEPARATED)).fit()
+
+
+def test_a_loss_of_zero_can_be_a_minimum():
+    # The line through all points: growing parameters would leave it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = KerasModel(network(False, 0, "mse"), (X, X @ [1.0, -2.0] + 3)).fit()
+    assert model.objective() < 1e-12
+    np.testing.assert_allclose(model.parameters, [1, -2, 3], atol=1e-6)
