@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import is_stream, number_of_rows, sum_over_batches, take_rows
+from influence.data.streams import explained
 from influence.data.types import Model
 from influence.data.vectors import flatten, split
 
@@ -40,7 +41,8 @@ class AutodiffHessian(HessianOperator):
 
     def _product(self, block):
         self._check_parameters()
-        return self._compiled(self._model.tensors, block)
+        with explained():
+            return self._compiled(self._model.tensors, block)
 
     def _compile(self, function: str, points, blocks: int = 0):
         """The compiled method, traced once a model: its operators at all parameters share it."""

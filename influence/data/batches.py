@@ -32,14 +32,16 @@ def sum_over_batches(
     ``initial`` has the structure of a result and is what the sum starts from. The order of the
     additions is fixed, so the same data give the same sum.
     """
-    number, batch_at, parallel = _batches(points, batch_size)
+    number, batch_at, parallel, end = _batches(points, batch_size)
 
     def add(i, total):
         return i + 1, tf.nest.map_structure(tf.add, total, function(*batch_at(i)))
 
-    return tf.while_loop(
+    total = tf.while_loop(
         lambda i, total: i < number, add, (0, initial), parallel_iterations=parallel
     )[1]
+    end()
+    return total
 
 
 def map_over_batches(
@@ -50,7 +52,7 @@ def map_over_batches(
     ``like`` says what one batch gives, a ``tf.TensorSpec`` or a structure of them; their first
     axes are None.
     """
-    number, batch_at, parallel = _batches(points, batch_size)
+    number, batch_at, parallel, end = _batches(points, batch_size)
     parts = [
         tf.TensorArray(spec.dtype, size=number, infer_shape=False, element_shape=spec.shape)
         for spec in tf.nest.flatten(like)
@@ -63,6 +65,7 @@ def map_over_batches(
     parts = tf.while_loop(
         lambda i, parts: i < number, write, (0, parts), parallel_iterations=parallel
     )[1]
+    end()
     return tf.nest.pack_sequence_as(like, [part.concat() for part in parts])
 
 
@@ -93,14 +96,16 @@ def is_stream(points: Tensors) -> bool:
 
 
 def _batches(points, batch_size):
-    """(their number, index -> batch, how many may be in flight at once)."""
+    """(their number, index -> batch, how many may be in flight at once, what ends the pass)."""
     if is_stream(points):
         iterator = iter(points[0])
-        # One after the other: an iterator has no place to go back to.
-        return tf.cast(points[0].cardinality(), tf.int32), lambda i: next(iterator), 1
+        number = tf.cast(points[0].cardinality(), tf.int32)
+        # One after the other: an iterator has no place to go back to. What comes after the last
+        # batch is asked for as well, because a stream may have grown (see data.streams).
+        return number, lambda i: next(iterator), 1, iterator.get_next_as_optional
     number = (number_of_rows(points) + batch_size - 1) // batch_size
 
     def batch_at(i):
         return take_rows(points, slice(i * batch_size, (i + 1) * batch_size))
 
-    return number, batch_at, PARALLEL_BATCHES
+    return number, batch_at, PARALLEL_BATCHES, lambda: None

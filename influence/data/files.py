@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import ArrayLike
+
+from influence.data.types import File
 
 # What NumPy raises for a file that is cut off, changed, or none of its own.
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -38,6 +42,30 @@ def saved_arrays(path: Path) -> dict[str, np.ndarray] | None:
             return dict(saved)
     except DAMAGED:
         return None
+
+
+def save_checkpoint(path: File | None, key: str, **arrays: ArrayLike) -> None:
+    """Keep what long work has come to, whole or not at all; nothing where ``path`` is None.
+
+    ``key`` is the ``fingerprint`` of all that the work depends on.
+    """
+    if path is not None:
+        write_atomically(Path(path), lambda file: np.savez(file, key=key, **arrays))
+
+
+def load_checkpoint(path: File | None, key: str) -> dict[str, np.ndarray] | None:
+    """What ``save_checkpoint`` kept under this ``key``; None where there is nothing.
+
+    Warns:
+        UserWarning: the file is damaged.
+    """
+    if path is None or not Path(path).exists():
+        return None
+    saved = saved_arrays(Path(path))
+    if saved is None or "key" not in saved:
+        warnings.warn(f"{path} is not a readable checkpoint; starting again.", stacklevel=3)
+        return None
+    return saved if str(saved.pop("key")) == key else None
 
 
 def kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:

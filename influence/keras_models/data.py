@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from influence.data.batches import number_of_rows, spec_of, take_rows
 from influence.data.dataset import Dataset, check_indices, check_inputs
+from influence.data.streams import checksums, held, read
 from influence.data.types import DType, Inputs, Tensors
 from influence.keras_models.weights import (
     ClassWeights,
@@ -150,15 +151,16 @@ def range_of(labels: np.ndarray, ignored: int | None = None) -> tuple[float, flo
 class Stream:
     """Training points that need not fit into memory: batches of a ``tf.data.Dataset``.
 
-    Every scan is one pass over it inside the graph, in its order, which must be the same each time.
+    Every scan is one pass over it inside the graph, in its order, which must be the same each time:
+    every pass is held against the first, made here, and fails at the first batch that differs.
 
     Args:
         dataset: gives (x, labels) or (x, labels, sample_weight), a batch at a time; finite.
         of_class: the weights of classes, or None.
 
     Attributes:
-        dataset: of (x, labels), where weighted labels are ``WeightedLabels``, with a known number
-            of batches.
+        dataset: of (x, labels), where weighted labels are ``WeightedLabels``; ``held``, with a
+            known number of batches.
     """
 
     scale = 1.0
@@ -176,7 +178,7 @@ class Stream:
         options = tf.data.Options()
         options.deterministic = True
         dataset = dataset.with_options(options)
-        rows, batches, finite, self._ranges = _counted(dataset)
+        sums, rows, finite, self._ranges = _counted(dataset)
         if rows == 0:
             raise ValueError("The training set is empty: the tf.data.Dataset gives no rows.")
         if not finite:
@@ -184,9 +186,10 @@ class Stream:
         if self.weights_shape is not None:
             smallest, largest = self._ranges[-1]
             check_weight_range(smallest, largest, "sample_weight")
-        self.dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
+        self.dataset = held(dataset, sums)
         self._rows = rows
-        _check_same_every_time(self.dataset)
+        # A stream that is shuffled anew shows at its first batch already.
+        self.first(1)
 
     def __len__(self) -> int:
         return self._rows
@@ -197,7 +200,7 @@ class Stream:
         if ignored is None:
             return self._ranges[place]
         dataset = self.dataset.map(lambda x, labels: tf.nest.flatten(labels)[place])
-        ranges = np.array([range_of(labels.numpy(), ignored) for labels in dataset])
+        ranges = np.array([range_of(labels.numpy(), ignored) for labels in read(dataset)])
         return float(ranges.min()), float(ranges.max())
 
     def without(self, indices: ArrayLike) -> Stream:
@@ -209,11 +212,11 @@ class Stream:
 
     def first(self, number: int) -> tuple[Inputs, Inputs]:
         """(x, labels) of the first points, at most ``number`` and at most a batch."""
-        return take(_arrays(next(iter(self.dataset))), slice(number))
+        return take(_arrays(next(read(self.dataset))), slice(number))
 
     def rows(self, indices: np.ndarray) -> tuple[Inputs, Inputs, None]:
         """(x, labels, None) of the rows at ``indices``, by one pass."""
-        parts = [_arrays(batch) for batch in self._where(indices, chosen=True)]
+        parts = [_arrays(batch) for batch in read(self._where(indices, chosen=True))]
         x, labels = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
         # They came in the order of the stream.
         order = np.argsort(np.argsort(indices))
@@ -331,38 +334,26 @@ def _checked_spec(spec):
 
 
 def _counted(dataset):
-    """(rows, batches, whether all is finite, (smallest, largest) of every array of the labels), in
-    one pass."""
+    """(running checksums, rows, whether all is finite, (smallest, largest) of every array of the
+    labels), in one pass."""
 
     def finite(tensor):
         if not tensor.dtype.is_floating:
             return True
         return tf.reduce_all(tf.math.is_finite(tensor))
 
-    def add(state, x, labels):
-        rows, batches, fine, ranges = state
-        for leaf in keras.tree.flatten((x, labels)):
-            fine = tf.logical_and(fine, finite(leaf))
-        numbers = [tf.cast(leaf, tf.float64) for leaf in keras.tree.flatten(labels)]
-        ranges = [
-            (tf.minimum(smallest, tf.reduce_min(leaf)), tf.maximum(largest, tf.reduce_max(leaf)))
-            for leaf, (smallest, largest) in zip(numbers, ranges)
-        ]
-        size = tf.cast(number_of_rows(labels), tf.int64)
-        return rows + size, batches + 1, fine, tuple(ranges)
-
-    zero, infinity = tf.constant(0, tf.int64), tf.constant(np.inf, tf.float64)
-    arrays = len(keras.tree.flatten(dataset.element_spec[1]))
-    start = (zero, zero, tf.constant(True), tuple((infinity, -infinity) for _ in range(arrays)))
-    state = dataset.reduce(start, lambda state, batch: add(state, *batch))
-    rows, batches, fine, ranges = tf.nest.map_structure(lambda value: value.numpy(), state)
-    return int(rows), int(batches), bool(fine), [(float(a), float(b)) for a, b in ranges]
-
-
-def _check_same_every_time(dataset) -> None:
-    passes = [keras.tree.flatten(next(iter(dataset))) for _ in range(2)]
-    if not all(np.array_equal(one, other) for one, other in zip(*passes)):
-        raise ValueError(
-            "train gives other rows at every pass: indices would mean nothing. Use "
-            "shuffle(..., reshuffle_each_iteration=False), and no random map()."
+    def of_batch(checksum, batch):
+        numbers = [tf.cast(leaf, tf.float64) for leaf in keras.tree.flatten(batch[1])]
+        return (
+            checksum,
+            number_of_rows(batch[1]),
+            tf.reduce_all([finite(leaf) for leaf in keras.tree.flatten(batch)]),
+            tf.stack([tf.reduce_min(array) for array in numbers]),
+            tf.stack([tf.reduce_max(array) for array in numbers]),
         )
+
+    # Many at a time, as each is a few numbers.
+    parts = read(checksums(dataset).map(of_batch).batch(1000))
+    sums, rows, fine, smallest, largest = (np.concatenate(part) for part in zip(*parts))
+    ranges = list(zip(smallest.min(axis=0).tolist(), largest.max(axis=0).tolist()))
+    return sums, int(rows.sum()), bool(fine.all()), ranges

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from influence.data.batches import is_stream, take_rows
 from influence.data.dataset import check_indices
+from influence.data.streams import read
 from influence.data.types import DType, Inputs, PointTensors, Tensors
 from influence.keras_models.data import Examples, Stream, as_tensors, checked_like, named_leaves
 from influence.keras_models.weights import WeightedLabels
@@ -97,7 +98,7 @@ class KerasPoints(Points):
         return tf.nest.map_structure(of_leaf, x)
 
     def blocks(self, points: PointTensors) -> Iterator[PointTensors]:
-        yield from points[0] if is_stream(points) else super().blocks(points)
+        yield from read(points[0]) if is_stream(points) else super().blocks(points)
 
     def embedded(self, x: Tensors) -> Tensors:
         """What the frozen layers make of points, where there are any."""
