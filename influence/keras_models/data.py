@@ -353,7 +353,9 @@ def _counted(dataset):
         )
 
     # Many at a time, as each is a few numbers.
-    parts = read(checksums(dataset).map(of_batch).batch(1000))
+    parts = list(read(checksums(dataset).map(of_batch).batch(1000)))
+    if not parts:
+        return np.empty(0, np.int64), 0, True, []
     sums, rows, fine, smallest, largest = (np.concatenate(part) for part in zip(*parts))
     ranges = list(zip(smallest.min(axis=0).tolist(), largest.max(axis=0).tolist()))
     return sums, int(rows.sum()), bool(fine.all()), ranges

@@ -8,6 +8,9 @@ import tensorflow as tf
 from influence import ConjugateGradient, KerasModel
 from tests.keras_models.test_model import ANSWERS, softmax_keras
 
+# What is read is asked of models that were never fitted.
+pytestmark = pytest.mark.filterwarnings("ignore:KerasModel is not at a minimum")
+
 RANDOM = np.random.default_rng(0)
 X, LABELS = RANDOM.standard_normal((60, 5)), RANDOM.integers(0, 3, 60)
 MESSAGE = "^train gave other rows than at its first pass: .*reshuffle_each_iteration=False"

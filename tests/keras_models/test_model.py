@@ -489,7 +489,7 @@ def stream(*arrays):
         (lambda: stream().take(0).batch(2), "is empty"),
         (lambda: stream(X * np.inf, Y).batch(2), "must be finite"),
         (lambda: stream(X, Y, -Y).batch(2), "sample_weight must be at least 0"),
-        (lambda: stream().shuffle(6).batch(6), "other rows at every pass"),
+        (lambda: stream().shuffle(6).batch(6), "gave other rows than at its first pass"),
     ],
 )
 def test_streams_are_checked(make, message):
