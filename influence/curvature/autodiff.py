@@ -51,7 +51,10 @@ class AutodiffHessian(HessianOperator):
         return self._model.scans.compiled((type(self), function), traced, points, blocks)
 
     def _check_parameters(self):
-        if not np.array_equal(self._parameters, self._model.parameters):
+        # Lissa traces what calls this.
+        with tf.init_scope():
+            same = np.array_equal(self._parameters, self._model.parameters)
+        if not same:
             raise RuntimeError(
                 "The model's parameters have changed since this operator was made: make it again "
                 "(model.hessian(), model.gauss_newton())."

@@ -32,8 +32,8 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
     it is a SciPy ``LinearOperator``, so ``scipy.sparse.linalg.eigsh`` takes it. It belongs to the
     parameters and the data it was made from: same θ, same data, same answer.
 
-    A subclass writes ``_product`` and ``_product_on``, and may override ``_dense`` and
-    ``_diagonal`` where it knows a closed form.
+    A subclass writes ``_product`` and ``_product_on``, and may override ``_dense``,
+    ``_diagonal`` and ``_eigenvalue_bound`` where it knows a closed form.
 
     Attributes:
         num_examples: n, the rows that ``on`` chooses from.
@@ -119,6 +119,11 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         """The same operator around its matrix: p products now, and all later ones are cheap."""
         undamped = self + (-self.damping)
         return MatrixOperator(undamped.dense(max_size), self.num_examples) + self.damping
+
+    def eigenvalue_bound(self) -> float:
+        """A number that no eigenvalue is below, damping included, as far as that is known without a
+        product; −inf where nothing is known."""
+        return self._eigenvalue_bound() + self.damping
 
     def extreme_eigenvalues(
         self, tolerance: float = 1e-6, preconditioner: Operator | None = None
@@ -227,6 +232,9 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
             block = np.zeros((size, len(columns)), self.dtype)
             block[columns, np.arange(len(columns))] = 1.0
             yield first, self._product(tf.constant(block)).numpy()
+
+    def _eigenvalue_bound(self) -> float:
+        return -np.inf
 
     def _dense(self) -> np.ndarray:
         matrix = np.concatenate([product for _, product in self._identity_products()], axis=1)

@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import ArrayLike
 
 from influence.data.types import File
 
@@ -44,7 +43,7 @@ def saved_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def save_checkpoint(path: File | None, key: str, **arrays: ArrayLike) -> None:
+def save_checkpoint(path: File | None, key: str, **arrays: Any) -> None:
     """Keep what long work has come to, whole or not at all; nothing where ``path`` is None.
 
     ``key`` is the ``fingerprint`` of all that the work depends on.

@@ -75,6 +75,10 @@ class LinearHessian(HessianOperator):
         self._penalty.add_to(matrix)
         return matrix
 
+    def _eigenvalue_bound(self):
+        # The losses are convex in the logits.
+        return self._penalty.smallest
+
     def _diagonal(self):
         diagonal = self._functions.diagonal(self._x, self._curvature).numpy().ravel()
         return diagonal / self.num_examples + np.asarray(self._penalty.diagonal(), self.dtype)

@@ -19,6 +19,11 @@ class Penalty(abc.ABC):
     def level(self) -> float:
         """The mean of B's diagonal: what an approximate inverse takes for all of it."""
 
+    @property
+    @abc.abstractmethod
+    def smallest(self) -> float:
+        """The smallest eigenvalue of B."""
+
     @abc.abstractmethod
     def free(self, d: int) -> np.ndarray:
         """Which of the d rows of W have no penalty: [d]."""
@@ -64,6 +69,10 @@ class Ridge(Penalty):
     def free(self, d: int) -> np.ndarray:
         return np.full(d, self.strength == 0)
 
+    @property
+    def smallest(self) -> float:
+        return self.strength
+
     def value(self, weights: tf.Tensor) -> tf.Tensor:
         return self.strength / 2 * tf.reduce_sum(tf.square(weights))
 
@@ -105,6 +114,10 @@ class RowPenalty(Penalty):
 
     def free(self, d: int) -> np.ndarray:
         return self._free
+
+    @property
+    def smallest(self) -> float:
+        return float(np.linalg.eigvalsh(self._blocks).min())
 
     def value(self, weights: tf.Tensor) -> tf.Tensor:
         blocks = tf.constant(self._blocks, weights.dtype)

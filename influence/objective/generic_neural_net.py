@@ -16,7 +16,7 @@ from influence.curvature.gauss_newton import GaussNewton
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import default_batch_size
 from influence.data.dataset import Dataset, check_dataset, check_indices
-from influence.data.types import DType, Inputs, Loss, PointTensors, Reduction
+from influence.data.types import DType, File, Inputs, Loss, PointTensors, Reduction
 from influence.data.vectors import flatten, split
 from influence.objective.minimum import warn_unless_at_minimum
 from influence.objective.points import Points
@@ -513,20 +513,28 @@ class GenericNeuralNet(abc.ABC):
         *,
         solver: Solver | None = None,
         curvature: HessianOperator | None = None,
+        checkpoint: File | None = None,
         progress: bool = False,
     ) -> Validation:
         """Refit without the most influential points: can the scores be trusted on this model?
 
-        See ``Validation`` for how to read the answer.
+        See ``Validation`` for how to read the answer. Where the model cannot be refitted without a
+        point (the only one of its class), the next most influential takes its place.
 
         Args:
             x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
             points: k, those with the largest |influence|; every one costs a refit.
             solver, curvature: as in ``influence_on_loss``.
+            checkpoint: a file that every finished refit is saved to, and read from after a kill or
+                for more ``points``; the numbers are the same.
             progress: show a progress bar.
 
         Raises:
-            ValueError: ``points`` is not in 2..n, or all predicted changes are the same.
+            ValueError: ``points`` is not in 2..n, all predicted changes are the same, or fewer than
+                two refits can be done.
+
+        Warns:
+            UserWarning: which refits cannot be done, and why; where there is no correlation, why.
 
         Examples:
             >>> from influence import BinaryLogisticRegression, Dataset
@@ -539,7 +547,14 @@ class GenericNeuralNet(abc.ABC):
             ([-0.27, 0.09, 0.09], [-0.39, 0.11, 0.11])
         """
         return validate(
-            self, x_test, y_test, points, solver=solver, curvature=curvature, progress=progress
+            self,
+            x_test,
+            y_test,
+            points,
+            solver=solver,
+            curvature=curvature,
+            checkpoint=checkpoint,
+            progress=progress,
         )
 
     # How it is done.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.stats
@@ -10,8 +11,9 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.curvature.operator import HessianOperator
-from influence.data.types import Inputs, Model
-from influence.solvers.solution import Solver
+from influence.data.files import fingerprint, load_checkpoint, save_checkpoint
+from influence.data.types import File, Inputs, Model
+from influence.solvers.solution import Solver, SolverError
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,11 +38,14 @@ class Validation:
         indices: [k] training points, most influential first.
         predicted: [k] change of the mean test loss on removal, by ``influence_on_loss``.
         actual: [k] the same by refitting: after minus before, so > 0 is helpful.
-        pearson_r: correlation of the two; NaN where ``actual`` is the same for all points.
+        pearson_r: correlation of the two; NaN, with a warning, where one of the two is the same for
+            all points.
         slope: predicted over actual, by least squares with an intercept (see
             docs/reading-the-scores.md); NaN where ``pearson_r`` is.
         gradient_norms: [k] of the n − 1 objective at each refit.
         gradient_norm: of the objective at the model itself.
+        skipped: training points that the model could not be refitted without, and why; such as the
+            only one of its class.
 
     Examples:
         >>> import numpy as np
@@ -62,12 +67,14 @@ class Validation:
     slope: float
     gradient_norms: np.ndarray
     gradient_norm: float
+    skipped: dict[int, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
+        skipped = f", skipped={sorted(self.skipped)}" if self.skipped else ""
         return (
             f"Validation(pearson_r={self.pearson_r:.4f}, slope={self.slope:.3f}, "
             f"points={len(self.indices)}, largest of gradient_norms="
-            f"{self.gradient_norms.max():.1e}, gradient_norm={self.gradient_norm:.1e})"
+            f"{self.gradient_norms.max():.1e}, gradient_norm={self.gradient_norm:.1e}{skipped})"
         )
 
 
@@ -79,19 +86,29 @@ def validate(
     *,
     solver: Solver | None = None,
     curvature: HessianOperator | None = None,
+    checkpoint: File | None = None,
     progress: bool = False,
 ) -> Validation:
     """Refit ``model`` without each of its ``points`` most influential training points.
+
+    Where the model cannot be refitted without one, the next most influential takes its place, up to
+    ``points`` times.
 
     Args:
         model: gives ``influence_on_loss``, ``losses``, ``gradient`` and ``refit``; fitted.
         x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
         points: k, those with the largest |influence|.
         solver, curvature: as in ``influence_on_loss``.
+        checkpoint: a file that every finished refit is saved to, and read from after a kill or for
+            more ``points``.
         progress: show a progress bar.
 
     Raises:
-        ValueError: ``points`` is not in 2..n, or all predicted changes are the same.
+        ValueError: ``points`` is not in 2..n, all predicted changes are the same, or fewer than two
+            refits can be done.
+
+    Warns:
+        UserWarning: refits that cannot be done, and why; no correlation, and why.
     """
     scores = model.influence_on_loss(
         x_test, y_test, reduction="mean", solver=solver, curvature=curvature
@@ -100,19 +117,30 @@ def validate(
         raise ValueError(
             f"points must be between 2 and the {len(scores)} training points, not {points!r}."
         )
-    indices = np.argsort(-np.abs(scores), kind="stable")[:points]
-    predicted = scores[indices].astype(np.float64)
+    order = np.argsort(-np.abs(scores), kind="stable")
+    predicted = scores[order[:points]].astype(np.float64)
     if np.ptp(predicted) <= 10 * np.finfo(scores.dtype).eps * np.abs(predicted).max():
         raise ValueError(
             f"The {points} largest predicted changes are all {predicted[0]:.3g}: there is nothing "
             f"to correlate. Validate on other test points, or on more training points."
         )
-    before = _mean_loss(model, x_test, y_test)
-    actual, norms = np.empty(points), np.empty(points)
-    for i, index in enumerate(tqdm(indices, desc="validate", disable=None if progress else True)):
-        refitted = model.refit(int(index))
-        actual[i] = _mean_loss(refitted, x_test, y_test) - before
-        norms[i] = np.linalg.norm(refitted.gradient())
+    refits = _Refits(model, x_test, y_test, scores, checkpoint)
+    found: dict[int, tuple[float, float]] = {}
+    skipped: dict[int, str] = {}
+    with tqdm(total=points, desc="validate", disable=None if progress else True) as bar:
+        for index in order[: 2 * points].tolist():
+            change, norm, reason = refits.without(index)
+            if reason:
+                skipped[index] = reason
+            else:
+                found[index] = change, norm
+                bar.update()
+            if len(found) == points:
+                break
+    _report(skipped, len(found), points)
+    indices = np.array(list(found))
+    actual, norms = np.array(list(found.values())).T
+    predicted = scores[indices].astype(np.float64)
     pearson_r, slope = _agreement(actual, predicted)
     return Validation(
         indices=indices,
@@ -122,12 +150,75 @@ def validate(
         slope=slope,
         gradient_norms=norms,
         gradient_norm=float(np.linalg.norm(model.gradient())),
+        skipped=skipped,
     )
 
 
+class _Refits:
+    """Refits of a model without one point each; those of an earlier run come from its file."""
+
+    def __init__(self, model, x_test, y_test, scores, checkpoint) -> None:
+        self._model, self._test, self._path = model, (x_test, y_test), checkpoint
+        self._before = _mean_loss(model, *self._test)
+        # The scores depend on all data, on the objective, the solver and the curvature.
+        name = type(model).__name__
+        self._key = fingerprint(name, model.parameters, scores, self._before)
+        saved = load_checkpoint(checkpoint, self._key)
+        self._done: dict[int, tuple[float, float, str]] = {}
+        if saved is not None:
+            columns = (saved[name].tolist() for name in ("changes", "norms", "reasons"))
+            self._done = dict(zip(saved["indices"].tolist(), zip(*columns)))
+
+    def without(self, index: int) -> tuple[float, float, str]:
+        """(change of the mean test loss, gradient norm, "") of the refit, or (NaN, NaN, why there
+        is none)."""
+        if index not in self._done:
+            self._done[index] = self._refit(index)
+            changes, norms, reasons = zip(*self._done.values())
+            save_checkpoint(
+                self._path,
+                self._key,
+                indices=list(self._done),
+                changes=changes,
+                norms=norms,
+                reasons=reasons,
+            )
+        return self._done[index]
+
+    def _refit(self, index):
+        try:
+            refitted = self._model.refit(index)
+            change = _mean_loss(refitted, *self._test) - self._before
+        except (ValueError, SolverError) as error:
+            return np.nan, np.nan, str(error)
+        if not np.isfinite(change):
+            return np.nan, np.nan, "The test loss after the refit is not finite."
+        return change, float(np.linalg.norm(refitted.gradient())), ""
+
+
+def _report(skipped: dict[int, str], done: int, points: int) -> None:
+    """Say, once, which refits cannot be done."""
+    if not skipped:
+        return
+    names, reason = ", ".join(map(str, skipped)), next(iter(skipped.values()))
+    why = f"the model cannot be refitted without training point {names} ({reason.rstrip('.')})"
+    if done < 2:
+        raise ValueError(f"There is nothing to compare: {why}")
+    instead = f"{done} of {points} refits are" if done < points else "the next most influential are"
+    warnings.warn(f"validate skips what cannot be done: {why}; {instead} compared.", stacklevel=4)
+
+
 def _agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    if not np.ptp(actual):
-        return np.nan, np.nan
+    for name, changes in (("actual", actual), ("predicted", predicted)):
+        if not np.ptp(changes):
+            warnings.warn(
+                f"pearson_r is nan, because all {len(changes)} {name} changes of the mean test "
+                f"loss are {changes[0]:.3g}: validate on other test points or on more training "
+                f"points; in float32, where a refit can end where it started, make the model with "
+                f'dtype="float64".',
+                stacklevel=4,
+            )
+            return np.nan, np.nan
     line = scipy.stats.linregress(actual, predicted)
     return float(line.rvalue), float(line.slope)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import scipy.stats
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from influence.solvers.lanczos import smallest_eigenvalue
 from influence.solvers.solution import (
     SampledOperator,
     Solution,
@@ -20,7 +23,11 @@ from influence.solvers.solution import (
     complain,
     finish,
     product,
+    remedy_of,
 )
+
+# What a recursion may be short of, relative to the answer, where no noise hides it.
+BIAS = 0.01
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,18 @@ class Lissa:
     def solve(self, operator: SampledOperator, rhs: ArrayLike, strict: bool = False) -> Solution:
         """Solve for ``rhs`` [p] or [p, k].
 
-        Converged means that the residual of the average is explained by the spread between the
-        repeats; if it is larger, the recursion was too short.
+        Two things are wrong with an answer x. ``standard_error`` is its noise, as the repeats show
+        it. ``bias`` is what the recursion, of t steps, was too short for: as E x = H⁻¹v −
+        (I − H/σ)ᵗ⁺¹ H⁻¹v, each further t/2 steps add at most q = (1 − μ/σ)ᵗᐟ² of what the t/2
+        before them have added; after the second half, which has added D, that is q/(1 − q) ‖D‖ in
+        all, where μ is the smallest eigenvalue. It is bounded by what is known of the operator (its
+        ``eigenvalue_bound``: the regulariser of a convex model, and damping), or, where that does
+        not do, by Lanczos's method, in 200 products at most.
+
+        Converged means that the bias is no more than twice the noise and 1% of x, and that noise
+        explains the true residual, too, as a whole and along the answer. Where it is not, a
+        ``SolverWarning`` (with ``strict=True`` a ``SolverError``) says why, and names the
+        ``recursion_depth`` that would do: 5σ/μ, as in Klochkov & Liu (2024, arXiv 2409.17357).
 
         Raises:
             SolverError: the recursion diverges at the given ``scale``.
@@ -84,25 +101,20 @@ class Lissa:
         scale = self.scale
         if scale is None:
             scale = self._bounded_scale(operator, v, rows)
-        h = self._run(operator, v, rows, scale)
+        half, h = self._run(operator, v, rows, scale)
         # What stays bounded in a short run can still diverge in a long one.
         while self.scale is None and scale < np.inf and not _bounded(h, v, self.recursion_depth):
             scale *= 2
-            h = self._run(operator, v, rows, scale)
+            half, h = self._run(operator, v, rows, scale)
         if not _bounded(h, v, self.recursion_depth):
             raise SolverError(
                 f"Lissa diverges at scale {scale:g}: raise it (scale=None finds one), or add "
                 f"damping if the operator may be indefinite."
             )
-        x = h / scale
-        solution = self._summarise(operator, x, v, scale)
+        x, added = h / scale, (h - half).mean(axis=0) / scale
+        solution, bounds = self._summarise(operator, x, added, v, scale)
         if not np.all(solution.converged):
-            complain(
-                f"Lissa's relative residual, {np.max(solution.residual):.2g}, is more than "
-                f"sampling noise explains: raise recursion_depth (now {self.recursion_depth}), "
-                f"lower the scale (now {scale:g}), or add damping.",
-                strict,
-            )
+            complain(self._reason(operator, solution, *bounds), strict)
         return finish(vector, solution)
 
     def sample(self, num_examples: int) -> np.ndarray:
@@ -117,17 +129,17 @@ class Lissa:
             rows = order[: int(np.prod(shape))].reshape(shape)
         return np.ascontiguousarray(rows.transpose(1, 0, 2), dtype=np.int32)
 
-    def _run(self, operator, v, rows, scale, steps=None) -> np.ndarray:
-        """h after ``steps`` steps of every repeat: [repeats, p, k] float64."""
+    def _run(self, operator, v, rows, scale, steps=None) -> tuple[np.ndarray, np.ndarray]:
+        """h after half of ``steps`` and after all of them, of every repeat: [repeats, p, k]."""
         if operator not in self._compiled:
             self._compiled[operator] = _compile_recursion(operator)
-        h = self._compiled[operator](
+        half, h = self._compiled[operator](
             tf.constant(v, operator.dtype),
             tf.constant(rows),
             tf.constant(scale, operator.dtype),
             tf.constant(self.recursion_depth if steps is None else steps),
         )
-        return h.numpy().astype(np.float64)
+        return half.numpy().astype(np.float64), h.numpy().astype(np.float64)
 
     def _bounded_scale(self, operator, v, rows) -> float:
         direction = np.random.RandomState(self.seed).standard_normal(len(v))
@@ -139,32 +151,104 @@ class Lissa:
             if largest == 0:
                 raise SolverError("The operator is zero: Lissa has nothing to invert.")
         scale, steps = largest, min(self.recursion_depth, 500)
-        while scale < np.inf and not _bounded(self._run(operator, v, rows, scale, steps), v, steps):
+        while scale < np.inf:
+            if _bounded(self._run(operator, v, rows, scale, steps)[1], v, steps):
+                break
             scale *= 2
         return scale
 
-    def _summarise(self, operator, x, v, scale) -> Solution:
-        """Average the repeats ``x`` [r, p, k]; hold the residual against their spread."""
+    def _summarise(self, operator, x, added, v, scale):
+        """The mean of the repeats ``x`` [r, p, k], held against what is known of it, and two bounds
+        of the smallest eigenvalue; ``added`` [p, k] is what the second half has added to it."""
         r, p, k = x.shape
-        flat = x.transpose(1, 0, 2).reshape(p, r * k)
-        hx = product(operator, flat).reshape(p, r, k)
-        spread = hx.std(axis=1, ddof=1) / np.sqrt(r)
+        hx = product(operator, x.transpose(1, 0, 2).reshape(p, r * k)).reshape(p, r, k)
         mean, hmean = x.mean(axis=0), hx.mean(axis=1)
-        size = np.linalg.norm(v, axis=0)
+        error = x.std(axis=0, ddof=1) / np.sqrt(r)
+        size, length = np.linalg.norm(v, axis=0), np.linalg.norm(mean, axis=0)
+        added, hidden = np.linalg.norm(added, axis=0), _hidden(mean, error)
+        bias, (below, above) = self._bias(operator, scale, added, hidden)
+        indefinite = ((np.sum(mean * hmean, axis=0) <= 0) & (size > 0)) | (above < 0)
         missing = np.linalg.norm(hmean - v, axis=0)
-        curvature = np.sum(mean * hmean, axis=0)
-        indefinite = (curvature <= 0) & (size > 0)
-        # Rounding leaves a residual, too, where there is hardly any noise.
-        noise = 3 * np.linalg.norm(spread, axis=0) + 1e-3 * size
-        return Solution(
+        noise = np.linalg.norm(hx.std(axis=1, ddof=1), axis=0) / np.sqrt(r)
+        explained = (missing <= 3 * noise + BIAS * size) & ~_biased(mean, hx, v)
+        solution = Solution(
             x=mean,
             residual=missing / np.where(size == 0, 1.0, size),
             iterations=np.full(k, self.recursion_depth * r),
-            converged=(missing <= noise) & ~indefinite,
+            converged=explained & (bias <= hidden) & ~indefinite,
             negative_curvature=indefinite,
-            standard_error=x.std(axis=0, ddof=1) / np.sqrt(r),
+            standard_error=error,
+            bias=bias / np.where(length == 0, 1.0, length),
             scale=scale,
         )
+        return solution, (below, above)
+
+    def _reason(self, operator, solution, below, above) -> str:
+        """Why it has not converged, and what to do; the smallest eigenvalue is between the two."""
+        residual = f"its relative residual is {np.max(solution.residual):.2g}"
+        if np.any(solution.negative_curvature):
+            return (
+                f"Lissa met negative curvature: the operator is not positive definite"
+                f"{remedy_of(operator, min(above, 0.0))}"
+            )
+        length = np.linalg.norm(solution.x, axis=0)
+        if (solution.bias * length <= _hidden(solution.x, solution.standard_error)).all():
+            return (
+                f"Lissa has not converged: {residual}, which is more than the spread between its "
+                f"{self.repeats} repeats explains; raise the scale (now {solution.scale:.3g}), or "
+                f"sample with replacement=True, as few points without it make a bias."
+            )
+        if below <= 0:
+            return (
+                f"Lissa cannot tell whether its recursion was long enough ({residual}), as the "
+                f"smallest eigenvalue of the operator, {above:.2g} at most, may be 0: add damping, "
+                f"or use ConjugateGradient()."
+            )
+        return (
+            f"Lissa's recursion is too short: it would still change the answer by up to "
+            f"{np.max(solution.bias):.2g} of its norm ({residual}); a recursion_depth of "
+            f"{math.ceil(math.log(2 / BIAS) * solution.scale / below)} (now "
+            f"{self.recursion_depth}) would do, or ConjugateGradient()."
+        )
+
+    def _bias(self, operator, scale, added, hidden):
+        """A bound of what the recursion would still add to each column, and two bounds of the
+        smallest eigenvalue."""
+        known = operator.eigenvalue_bound() if hasattr(operator, "eigenvalue_bound") else -np.inf
+        bias = self._to_come(added, known / scale)
+        if (bias <= hidden).all():
+            return bias, (known, np.inf)
+        rounding = 10 * np.finfo(operator.dtype).eps
+        below, above = smallest_eigenvalue(operator, operator.shape[0], rounding)
+        below = max(below, known)
+        return self._to_come(added, below / scale), (below, above)
+
+    def _to_come(self, added, ratio):
+        """The geometric series that begins with what the second half has ``added``; ``ratio`` is
+        μ/σ."""
+        if ratio <= 0:
+            return np.where(added > 0, np.inf, 0.0)
+        steps = self.recursion_depth - self.recursion_depth // 2
+        exponent = steps * np.log1p(-min(ratio, 1 - 1e-12))
+        return added * np.exp(exponent) / -np.expm1(exponent)
+
+
+def _hidden(x, error):
+    """The bias that is let pass, for each column of an answer and its standard errors: [k]."""
+    return 2 * np.linalg.norm(error, axis=0) + BIAS * np.linalg.norm(x, axis=0)
+
+
+def _biased(mean, hx, v):
+    """Whether the residuals Hx_r − v lean to one side along the answer, by more than 5% and than
+    chance has it (once in a thousand), for each column of ``hx`` [p, r, k]: [k].
+
+    Along the answer there is least noise. A recursion that goes over the same few rows again and
+    again, each once before any comes back, ends beside H⁻¹v, as its rows depend on each other.
+    """
+    r = hx.shape[1]
+    along = np.sum(mean[:, np.newaxis] * (hx - v[:, np.newaxis]), axis=0)
+    chance = scipy.stats.t.isf(5e-4, r - 1) * along.std(axis=0, ddof=1) / np.sqrt(r)
+    return np.abs(along.mean(axis=0)) > np.maximum(chance, 0.05 * np.abs(np.sum(mean * v, axis=0)))
 
 
 def _bounded(h: np.ndarray, v: np.ndarray, steps: int) -> bool:
@@ -174,7 +258,8 @@ def _bounded(h: np.ndarray, v: np.ndarray, steps: int) -> bool:
 
 
 def _compile_recursion(operator):
-    """The whole recursion as one compiled function (v, rows, scale, steps) -> h [r, p, k]."""
+    """The recursion as one compiled function (v, rows, scale, steps) -> h halfway and at its end,
+    [r, p, k]."""
     # The operator keys the cache of these functions, so they must not keep it alive.
     reference: Callable[[], Any] = weakref.ref(operator)
     dtype = tf.as_dtype(operator.dtype)
@@ -194,6 +279,10 @@ def _compile_recursion(operator):
         def step(t, h):
             return t + 1, v + h - (reference().on(rows[t]) @ h) / scale
 
-        return tf.while_loop(lambda t, h: t < steps, step, (0, start), parallel_iterations=1)[1]
+        def until(end, t, h):
+            return tf.while_loop(lambda t, h: t < end, step, (t, h), parallel_iterations=1)
+
+        half = until(steps // 2, 0, start)
+        return half[1], until(steps, *half)[1]
 
     return run

@@ -55,6 +55,8 @@ class Solution:
         converged: the solver reached what it promises: a bool, or [k].
         negative_curvature: a direction with dᵀHd ≤ 0 was met: a bool, or [k].
         standard_error: of every entry of ``x``, for solvers that sample; otherwise None.
+        bias: of solvers whose recursion ends before it has converged, a bound of what it would
+            still add, relative to ‖x‖ (see ``Lissa.solve``): a float, or [k]; otherwise None.
         scale: σ of LiSSA; otherwise None.
 
     Examples:
@@ -73,6 +75,7 @@ class Solution:
     converged: np.ndarray | bool
     negative_curvature: np.ndarray | bool
     standard_error: np.ndarray | None = None
+    bias: np.ndarray | float | None = None
     scale: float | None = None
 
 
@@ -145,7 +148,7 @@ def finish(vector: bool, solution: Solution) -> Solution:
     """Give the solution of a vector the shapes of a vector."""
     if not vector:
         return solution
-    error = solution.standard_error
+    error, bias = solution.standard_error, solution.bias
     return dataclasses.replace(
         solution,
         x=solution.x[:, 0],
@@ -154,6 +157,7 @@ def finish(vector: bool, solution: Solution) -> Solution:
         converged=np.asarray(solution.converged).item(),
         negative_curvature=np.asarray(solution.negative_curvature).item(),
         standard_error=None if error is None else error[:, 0],
+        bias=None if bias is None else np.asarray(bias).item(),
     )
 
 

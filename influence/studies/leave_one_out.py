@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.data.dataset import check_indices, check_points
-from influence.data.files import DAMAGED, fingerprint, write_atomically
+from influence.data.files import fingerprint, load_checkpoint, save_checkpoint
 from influence.data.types import File, Inputs
 from influence.linear.model import LinearModel
 from influence.objective.minimum import ConvergenceWarning
@@ -99,7 +98,7 @@ def leave_one_out(
     settings = *own, gradient_tolerance, block_size
     data = model.train.x, model.train.labels, x_test, y_test
     key = fingerprint(repr(settings), theta, indices, *data)
-    done = _read_checkpoint(checkpoint, key)
+    done = _load(checkpoint, key)
     factor = None
     with tqdm(total=len(indices), desc="leave-one-out", disable=None if progress else True) as bar:
         for first in range(0, len(indices), block_size):
@@ -112,7 +111,7 @@ def leave_one_out(
                 )
                 changes = (model.losses_at(thetas, x_test, y_test) - before).T
                 done.append((changes, norms, steps))
-                _write_checkpoint(checkpoint, key, done)
+                _save(checkpoint, key, done)
             bar.update(len(chosen))
     changes, norms, steps = (np.concatenate(parts) for parts in zip(*done))
     if (norms > gradient_tolerance).any():
@@ -178,27 +177,18 @@ def _secant(gradients, solved, last_gradients, last_solved, last_step):
     return solved + np.where(np.abs(along) > 1e-8 * sizes, weight, 0.0) * missed
 
 
-def _read_checkpoint(path, key):
-    if path is None or not Path(path).exists():
+def _load(path, key):
+    saved = load_checkpoint(path, key)
+    if saved is None:
         return []
-    try:
-        with np.load(path) as saved:
-            if str(saved["key"]) != key:
-                return []
-            blocks = range(int(saved["blocks"]))
-            return [tuple(saved[f"{name}_{i}"] for name in _SAVED) for i in blocks]
-    except DAMAGED:
-        warnings.warn(f"{path} is not a readable checkpoint; starting again.", stacklevel=3)
-        return []
+    return [tuple(saved[f"{name}_{i}"] for name in _SAVED) for i in range(int(saved["blocks"]))]
 
 
 _SAVED = ("changes", "norms", "steps")
 
 
-def _write_checkpoint(path, key, done) -> None:
-    if path is None:
-        return
+def _save(path, key, done) -> None:
     arrays = {
         f"{name}_{i}": part for i, block in enumerate(done) for name, part in zip(_SAVED, block)
     }
-    write_atomically(Path(path), lambda file: np.savez(file, key=key, blocks=len(done), **arrays))
+    save_checkpoint(path, key, blocks=len(done), **arrays)

@@ -12,14 +12,12 @@ is −I_pert,loss/n of the paper.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.data.dataset import check_indices
-from influence.data.files import DAMAGED, fingerprint, write_atomically
+from influence.data.files import fingerprint, load_checkpoint, save_checkpoint
 from influence.data.types import File
 from influence.models.inception_model import BinaryInceptionModel
 from influence.solvers.conjugate_gradient import ConjugateGradient
@@ -131,8 +129,10 @@ def attack(
     settings = repr((step_size, steps, pace, top.weight_decay, top.dtype.str, indices.tolist()))
     data = top.train.x, top.train.labels, top.parameters, originals, test_features, y_test
     key = fingerprint(settings, *data)
-    state = _saved(checkpoint, key)
-    if state is None:
+    saved: dict[str, Any] | None = load_checkpoint(checkpoint, key)
+    if saved is not None:
+        state = _State(**saved)
+    else:
         none = np.empty(0)
         images = np.clip((originals / 127.5 - 1).astype(low.dtype), low, high)
         state = _State(images, images, top.parameters, none, none, np.empty(0, int), 0)
@@ -143,8 +143,8 @@ def attack(
     with bar:
         while True:
             step = len(state.losses)
-            if step % CHECKPOINT_STEPS == 0:
-                _save(checkpoint, key, state)
+            if step and step % CHECKPOINT_STEPS == 0:
+                save_checkpoint(checkpoint, key, **vars(state))
             with _timed(seconds, "forward"):
                 features, pullback = model.features_and_pullback(state.images)
             with _timed(seconds, "refit"):
@@ -333,22 +333,3 @@ def _timed(seconds: dict[str, float], part: str):
     start = time.perf_counter()
     yield
     seconds[part] += time.perf_counter() - start
-
-
-def _save(path, key: str, state: _State) -> None:
-    if path is not None and len(state.losses):
-        arrays = vars(state)
-        write_atomically(Path(path), lambda file: np.savez(file, key=key, **arrays))
-
-
-def _saved(path, key: str) -> _State | None:
-    """The state in the file, or None where it is missing, damaged, or of another attack."""
-    if path is None:
-        return None
-    try:
-        with np.load(path) as saved:
-            if str(saved["key"]) != key:
-                return None
-            return _State(**{item.name: saved[item.name] for item in dataclasses.fields(_State)})
-    except DAMAGED:
-        return None

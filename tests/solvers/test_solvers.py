@@ -6,7 +6,6 @@ import weakref
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,37 +19,6 @@ def spd(p=12, condition=1e3, seed=0):
     """A symmetric positive definite matrix with a known condition number."""
     q, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((p, p)))
     return (q * np.geomspace(1, condition, p)) @ q.T
-
-
-class RowsMatrix:
-    """(1/n) Σ a_i a_iᵀ + ridge, and the same of chosen rows: what Lissa asks of an operator."""
-
-    jit_compile = False
-
-    def __init__(self, a, ridge):
-        self.a, self.ridge = np.asarray(a), ridge
-        self.num_examples, p = self.a.shape
-        self.shape, self.dtype = (p, p), self.a.dtype
-        self.matrix = self.a.T @ self.a / len(self.a) + ridge * np.eye(p)
-
-    def __matmul__(self, block):
-        return self.matrix @ block
-
-    def on(self, rows):
-        """An object whose @ takes [r, p, k]."""
-        outer = self
-
-        class Rows:
-            def __matmul__(self, h):
-                a = tf.gather(tf.constant(outer.a), rows)
-                product = tf.matmul(a, a @ h, transpose_a=True)
-                return product / tf.cast(tf.shape(rows)[1], h.dtype) + outer.ridge * h
-
-        return Rows()
-
-
-def rows_matrix(n=300, p=6, ridge=0.5, seed=0):
-    return RowsMatrix(np.random.default_rng(seed).standard_normal((n, p)), ridge)
 
 
 @pytest.mark.parametrize("solver", [Exact(), ConjugateGradient(1e-12)], ids=["exact", "cg"])
@@ -307,72 +275,6 @@ def test_exact_factors_once_and_lets_go():
     del operator
     gc.collect()
     assert watch() is None
-
-
-@pytest.mark.parametrize("replacement", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("k", [None, 2], ids=["vector", "block"])
-def test_lissa_within_three_standard_errors(replacement, batch_size, k):
-    operator = rows_matrix()
-    v = np.random.default_rng(1).standard_normal(6 if k is None else (6, k))
-    lissa = Lissa(40.0, 2000, 10, batch_size, replacement=replacement)
-    solution = lissa.solve(operator, v)
-    error = np.linalg.norm(solution.x - np.linalg.solve(operator.matrix, v))
-    noise = np.linalg.norm(solution.standard_error)
-    assert solution.x.shape == solution.standard_error.shape == v.shape
-    assert error <= 3 * noise
-    assert noise < 0.1 * np.linalg.norm(solution.x)
-    assert np.all(solution.converged)
-
-
-def test_lissa_on_one_row_is_the_closed_recursion():
-    # One training point: no noise, so h_T = Σ_j (I − H/σ)^j v exactly, and a known bias.
-    operator = RowsMatrix(np.array([[1.0, 2.0]]), 0.3)
-    v, sigma, depth = np.array([1.0, -1.0]), 10.0, 7
-    step = np.eye(2) - operator.matrix / sigma
-    truth = sum(np.linalg.matrix_power(step, j) @ v for j in range(depth + 1)) / sigma
-    with pytest.warns(SolverWarning, match="raise recursion_depth"):
-        solution = Lissa(sigma, depth, 2).solve(operator, v)
-    np.testing.assert_allclose(solution.x, truth, rtol=1e-12)
-    np.testing.assert_allclose(solution.standard_error, 0, atol=1e-15)
-
-
-def test_lissa_standard_error_is_that_of_the_mean():
-    operator, v = rows_matrix(), np.ones(6)
-    answers = [Lissa(40.0, 1000, 8, seed=seed).solve(operator, v) for seed in range(30)]
-    observed = np.std([answer.x for answer in answers], axis=0, ddof=1)
-    reported = np.sqrt(np.mean([answer.standard_error**2 for answer in answers], axis=0))
-    np.testing.assert_allclose(observed.mean(), reported.mean(), rtol=0.35)
-
-
-def test_lissa_finds_its_scale():
-    operator = rows_matrix()
-    solution = Lissa(recursion_depth=3000, repeats=20).solve(operator, np.ones(6))
-    error = np.linalg.norm(solution.x - np.linalg.solve(operator.matrix, np.ones(6)))
-    assert solution.scale >= 0.4 * np.linalg.eigvalsh(operator.matrix).max()
-    assert error <= 3 * np.linalg.norm(solution.standard_error)
-
-
-def test_lissa_divergence_is_an_error():
-    with pytest.raises(SolverError, match=r"diverges at scale 0\.5"):
-        Lissa(0.5, 200, 2).solve(rows_matrix(), np.ones(6))
-
-
-def test_lissa_rows_are_the_consecutive_rows_of_one_seeded_shuffle():
-    rows = Lissa(10.0, 4, 3, 2, seed=17).sample(30)
-    order = np.arange(30)
-    np.random.RandomState(17).shuffle(order)
-    assert rows.shape == (4, 3, 2)
-    np.testing.assert_array_equal(rows[:, 1].ravel(), order[8:16])
-    every = Lissa(10.0, 30, 2).sample(30)
-    assert (np.bincount(every.ravel()) == 2).all()
-
-
-def test_lissa_same_seed_same_answer_and_other_seed_another():
-    operator, v = rows_matrix(), np.ones(6)
-    first, again, other = (Lissa(40.0, 300, 4, seed=s).solve(operator, v).x for s in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,8 @@ def test_killed_and_taken_up_again(fitted, unsure, monkeypatch, tmp_path):
 
     # A damaged file and one of another attack are not used.
     path.write_bytes(path.read_bytes()[:-50])
-    same(attack(fitted, [2, 5], *unsure, steps=10, checkpoint=path), undisturbed)
+    with pytest.warns(UserWarning, match="not a readable checkpoint"):
+        same(attack(fitted, [2, 5], *unsure, steps=10, checkpoint=path), undisturbed)
     other = attack(fitted, [2, 5], *unsure, step_size=0.03, steps=10, checkpoint=path)
     assert not np.array_equal(other.losses, undisturbed.losses)
 
