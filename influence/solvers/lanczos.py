@@ -8,7 +8,7 @@ import scipy.linalg
 from influence.solvers.solution import Operator, product
 
 # Products at most, and at least: a start can be too near to another eigenvector at first.
-LANCZOS_STEPS, _LEAST = 200, 10
+LANCZOS_STEPS, _LEAST = 200, 20
 # How near to each other the two bounds shall be.
 _ACCURACY = 0.01
 
