@@ -77,7 +77,7 @@ class Fig2Config(Config):
     jobs: int = -1
 
     QUICK: ClassVar[dict] = {
-        "points": 20, "lissa_repeats": 4, "lissa_depth": 1000, "network": False,
+        "points": 20, "lissa_repeats": 4, "network": False,
         "cnn_images": 100, "cnn_points": 2, "cnn_steps": 60, "cnn_flow_steps": 2,
     }  # fmt: skip
     PAPER: ClassVar[dict] = {"cnn_steps": 500_000, "cnn_rate": 1e-4}

@@ -16,10 +16,11 @@ _ACCURACY = 0.01
 def smallest_eigenvalue(operator: Operator, size: int, rounding: float) -> tuple[float, float]:
     """Two bounds, (below, above), of the smallest eigenvalue: within 1%, or after 200 products.
 
-    The upper one is the smallest Ritz value θ, the lower one θ minus the norm of its residual
-    (Parlett 1998, theorem 4.5.1), so it holds unless the random start has next to no part in the
-    eigenvector. No vectors are kept, and none made orthogonal anew: the end of the spectrum does
-    not suffer from it (Paige 1980).
+    The upper one is the smallest Ritz value θ, the lower one θ minus the norm of its residual, near
+    enough to which there is an eigenvalue (Parlett 1998, theorem 4.5.1): the smallest, unless the
+    random start has next to no part in it (once in a hundred it is another one, a few percent
+    larger). No vectors are kept, and none made orthogonal anew: the end of the spectrum does not
+    suffer from it (Paige 1980).
 
     Args:
         operator: symmetric.

@@ -40,13 +40,14 @@ class Lissa:
     Args:
         scale: σ. None finds it: from a power-iteration estimate of the largest eigenvalue,
             doubled until a short run stays bounded.
-        recursion_depth: steps of one repeat (the paper's t).
+        recursion_depth: steps of one repeat (the paper's t); about 5σ over the smallest eigenvalue
+            will do, and a warning says how many that are where they were too few.
         repeats: independent runs that are averaged (the paper's r); their spread is the standard
             error, so at least two.
         batch_size: rows a step.
         seed: of the legacy NumPy generator, as in the 2017 code.
         replacement: False takes consecutive rows of a shuffled data set, reshuffled when used up;
-            True draws every row independently.
+            True draws every row independently, which long recursions over few points need.
 
     Examples:
         Here all points have the same curvature, so sampling them makes no noise; H = 2.

@@ -259,7 +259,7 @@ def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, capsys):
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
     options = ["--data", "stand-in", "--scale", "quick", *folders]
     fig2, long = fig2_leave_one_out, fig2_long_retraining
-    linear = ["--points", "3", "--lissa-repeats", "2", "--lissa-depth", "100"]
+    linear = ["--points", "3", "--lissa-repeats", "2"]
     # The indefinite solve is expected, and no warning: those are errors here.
     metrics = run(
         fig2.NAME, fig2.Fig2Config, fig2.compute, fig2.plot, [*options, *linear, "--network"]
