@@ -70,6 +70,9 @@ class Lissa:
     _compiled: WeakKeyDictionary[Any, Any] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
+    _smallest: WeakKeyDictionary[Any, Any] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < np.inf:
@@ -219,8 +222,11 @@ class Lissa:
         bias = self._to_come(added, known / scale)
         if (bias <= hidden).all():
             return bias, (known, np.inf)
-        rounding = 10 * np.finfo(operator.dtype).eps
-        below, above = smallest_eigenvalue(operator, operator.shape[0], rounding)
+        if operator not in self._smallest:
+            rounding = 10 * np.finfo(operator.dtype).eps
+            bounds = smallest_eigenvalue(operator, operator.shape[0], rounding)
+            self._smallest[operator] = bounds
+        below, above = self._smallest[operator]
         below = max(below, known)
         return self._to_come(added, below / scale), (below, above)
 

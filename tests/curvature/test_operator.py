@@ -8,8 +8,9 @@ import scipy.sparse.linalg
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
-from influence import AutodiffHessian, SolverError
+from influence import AutodiffHessian, SolverError, from_sklearn
 from influence.curvature import operator as operators
 from influence.curvature.operator import MatrixOperator
 from influence.linear.functions import compiled
@@ -80,6 +81,21 @@ def test_damping_is_a_ridge_and_adds_up(problem):
         np.testing.assert_allclose((plain + 0.01).dense(), plain.dense() + 0.01 * eye, atol=1e-14)
         np.testing.assert_allclose((0.1 + plain + 0.2).dense(), (plain + 0.3).dense(), atol=1e-14)
         assert plain.damping == 0
+
+
+def test_no_eigenvalue_is_below_what_is_known(problem):
+    free = from_sklearn(
+        LogisticRegression(C=0.1, tol=1e-9).fit(problem.x, problem.labels),
+        problem.x,
+        problem.labels,
+    )
+    for model in (problem.softmax_model(), problem.binary_model(), free):
+        hessian = model.hessian()
+        known, smallest = hessian.eigenvalue_bound(), np.linalg.eigvalsh(hessian.dense())[0]
+        assert -1e-15 <= known <= smallest + 1e-12
+        assert (hessian + 0.3).eigenvalue_bound() == pytest.approx(known + 0.3)
+        assert known == pytest.approx(0 if model is free else 0.05)
+    assert AutodiffHessian(problem.softmax_model()).eigenvalue_bound() == -np.inf
 
 
 def test_damping_must_be_finite(problem):

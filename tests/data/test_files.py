@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from influence.data.files import fingerprint, kept
+from influence.data.files import fingerprint, kept, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -62,3 +62,25 @@ def test_a_fingerprint_is_of_values_types_and_shapes():
     assert fingerprint("a", x) == fingerprint("a", x.copy())
     others = [("b", x), ("a", x.astype(np.float32)), ("a", x.reshape(2, 3)), ("a", x + 1), (x, "a")]
     assert len({fingerprint(*parts) for parts in [("a", x), *others]}) == 6
+
+
+def test_a_checkpoint_is_for_its_key_alone(tmp_path):
+    path = tmp_path / "folder" / "checkpoint.npz"
+    assert load_checkpoint(path, "a") is None
+    save_checkpoint(path, "a", numbers=np.arange(3), words=["one", ""])
+    saved = load_checkpoint(str(path), "a")
+    assert saved.keys() == {"numbers", "words"}
+    assert saved["words"].tolist() == ["one", ""]
+    assert load_checkpoint(path, "b") is None
+    # Without a path nothing is kept.
+    save_checkpoint(None, "a", numbers=np.arange(3))
+    assert load_checkpoint(None, "a") is None
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flipped, other_array])
+def test_a_damaged_checkpoint_is_said(tmp_path, damage):
+    path = tmp_path / "checkpoint.npz"
+    save_checkpoint(path, "a", numbers=np.arange(300.0))
+    damage(path)
+    with pytest.warns(UserWarning, match=r"checkpoint.npz is not a readable checkpoint"):
+        assert load_checkpoint(path, "a") is None

@@ -227,8 +227,10 @@ def test_a_penalty_that_does_spares_the_products(monkeypatch, problem):
     lissa = Lissa(20.0, 2000, 4)
     assert lissa.solve(model.hessian(), v).converged.all()
     assert not asked
-    assert lissa.solve(AutodiffHessian(model), v[:, 0]).converged
-    assert len(asked) == 1
+    operator = AutodiffHessian(model)
+    for _ in range(2):
+        assert lissa.solve(operator, v[:, 0]).converged
+        assert len(asked) == 1
 
 
 def test_a_smallest_eigenvalue_that_may_be_zero_is_said():
