@@ -94,8 +94,10 @@ def warn_if_endless(model: Any) -> None:
         ConvergenceWarning: the objective is on its way to 0, and θᵀGθ, what growing parameters
             would cost, with it.
     """
-    theta, value = model.parameters, model.objective()
+    theta = model.parameters
     at_zero = model.with_parameters(np.zeros_like(theta)).objective()
+    # Last, because it puts the model's own θ back into the variables.
+    value = model.objective()
     if value > _VANISHED * at_zero:
         return
     if theta @ (model.gauss_newton() @ theta) < _FLAT * at_zero:

@@ -46,3 +46,10 @@ def test_a_loss_of_zero_can_be_a_minimum():
         model = KerasModel(network(False, 0, "mse"), (X, X @ [1.0, -2.0] + 3)).fit()
     assert model.objective() < 1e-12
     np.testing.assert_allclose(model.parameters, [1, -2, 3], atol=1e-6)
+
+
+def test_the_variables_hold_what_was_fitted():
+    model = KerasModel(network(False, 1e-2), (X, SEPARATED)).fit()
+    held = np.concatenate([variable.numpy().ravel() for variable in model.variables])
+    np.testing.assert_array_equal(held, model.parameters)
+    assert np.abs(held).min() > 0
