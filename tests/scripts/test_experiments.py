@@ -255,15 +255,25 @@ def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
     assert metrics["max_refit_gradient_norm"]["ours"] <= 1e-6
 
 
+def titles_of_network(results):
+    """Of the columns of the network's figure."""
+    figure = fig2_leave_one_out.plot_network(results)
+    plt.close(figure)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[: len(titles) // 2] == titles[len(titles) // 2 :]
+    return titles[: len(titles) // 2]
+
+
 def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, capsys):
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
     options = ["--data", "stand-in", "--scale", "quick", *folders]
     fig2, long = fig2_leave_one_out, fig2_long_retraining
     linear = ["--points", "3", "--lissa-repeats", "2"]
     # The indefinite solve is expected, and no warning: those are errors here.
-    metrics = run(
+    results = run(
         fig2.NAME, fig2.Fig2Config, fig2.compute, fig2.plot, [*options, *linear, "--network"]
-    ).metrics
+    )
+    metrics = results.metrics
     assert "Hessian + 0.01 is not positive definite" in capsys.readouterr().out
     assert metrics["cnn_panel"]["ours"] == "gauss_newton"
     assert metrics["cnn_smallest_eigenvalue"]["ours"] < 0
@@ -275,6 +285,11 @@ def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, capsys):
     for name in ("fig2_leave_one_out", "fig2_leave_one_out_cnn"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == PNG
     assert not (tmp_path / f"{fig2.NAME}.cnn").exists()
+    # A damping that is the paper's own is drawn once.
+    assert len(titles_of_network(results)) == 5
+    metrics["cnn_chosen_damping"] = metrics["cnn_damping"]
+    once = ["Hessian + 0.01", "Gauss-Newton + 0.01", "Newton step + 0.01"]
+    assert titles_of_network(results) == once
 
     metrics = run(long.NAME, long.LongConfig, long.compute, long.plot, options).metrics
     steps, flow = (np.array(metrics[name]["ours"]) for name in ("steps", "flow"))
