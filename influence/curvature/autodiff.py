@@ -11,17 +11,17 @@ import tensorflow as tf
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import is_stream, number_of_rows, sum_over_batches, take_rows
 from influence.data.streams import explained
-from influence.data.types import Model
+from influence.data.types import Model, PointTensors
 from influence.data.vectors import flatten, split
 
 
 class AutodiffHessian(HessianOperator):
-    """The Hessian of any model's objective: reverse-mode over forward-mode differentiation, the
-    gradient of the derivative along the vector.
+    """The Hessian of any model's objective, by automatic differentiation in the model's ``mode``.
 
     Args:
         model: gives ``variables``, ``convert``, ``logits``, ``example_losses``,
-            ``regularization``, ``parameters``, ``batch_size`` and its training ``tensors``.
+            ``regularization``, ``parameters``, ``mode``, ``batch_size`` and its training
+            ``tensors``.
 
     Examples:
         By automatic differentiation, and a linear model's closed form of the same matrix:
@@ -37,12 +37,16 @@ class AutodiffHessian(HessianOperator):
         super().__init__(model.num_parameters, model.dtype, len(model.train))
         self._model = model
         self._parameters = model.parameters
-        self._compiled = self._compile("_traced_product", self._model.tensors, blocks=1)
+
+    def product_of(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
+        """The product with ``block`` [p, k] of the Hessian that the objective would have of these
+        ``points``, as the model's scans take them."""
+        self._check_parameters()
+        return self._compile("_traced_product", points, blocks=1)(points, block)
 
     def _product(self, block):
-        self._check_parameters()
         with explained():
-            return self._compiled(self._model.tensors, block)
+            return self.product_of(self._model.tensors, block)
 
     def _compile(self, function: str, points, blocks: int = 0):
         """The compiled method, traced once a model: its operators at all parameters share it."""
@@ -63,8 +67,8 @@ class AutodiffHessian(HessianOperator):
     def _traced_product(self, points, block):
         columns = tf.transpose(block)
         one_by_one = functools.partial(tf.map_fn, elems=columns, parallel_iterations=1)
-        if is_stream(points):
-            # One pass for all columns, as reading may be what takes long.
+        if is_stream(points) or self._model.mode.shares:
+            # One pass for all columns, as reading, or what they share, may be what takes long.
             mean = self._mean(points, tf.zeros_like(columns), one_by_one)
             return tf.transpose(mean + one_by_one(self._regularizer_product))
 
@@ -78,8 +82,7 @@ class AutodiffHessian(HessianOperator):
         """(1/n) Σ ∇²L(z_i) v, for what ``apply`` (a function of v) applies it to."""
 
         def of_batch(x, labels):
-            product = apply(lambda vector: self._loss_product(x, labels, vector))
-            return product, number_of_rows(labels)
+            return apply(self._loss_product(x, labels)), number_of_rows(labels)
 
         total, number = sum_over_batches(of_batch, points, self._model.batch_size, (zero, 0))
         return total / tf.cast(number, zero.dtype)
@@ -98,28 +101,30 @@ class AutodiffHessian(HessianOperator):
             x, labels = take_rows(points, chosen)
             size = tf.cast(tf.shape(chosen)[0], block.dtype)
 
+            loss_product = self._loss_product(x, labels)
+
             def of_column(vector):
-                loss = self._loss_product(x, labels, vector) / size
-                return loss + self._regularizer_product(vector)
+                return loss_product(vector) / size + self._regularizer_product(vector)
 
             return tf.transpose(tf.map_fn(of_column, tf.transpose(columns)))
 
         return tf.map_fn(of_rows, (rows, block), fn_output_signature=block.dtype)
 
-    def _loss_product(self, x, labels, vector):
-        """Σ ∇²L(z_i) v over a batch, [p]."""
+    def _loss_product(self, x, labels):
+        """v -> Σ ∇²L(z_i) v over a batch, [p]."""
         model = self._model
 
         def loss():
             logits = model.logits(model.convert(x))
             return tf.reduce_sum(model.example_losses(logits, labels))
 
-        return self._second_derivative(loss, vector)
+        return self._second_derivative(loss)
 
     def _regularizer_product(self, vector):
-        return self._second_derivative(
-            lambda: tf.convert_to_tensor(self._model.regularization(), vector.dtype), vector
-        )
+        def regularization():
+            return tf.convert_to_tensor(self._model.regularization(), vector.dtype)
+
+        return self._second_derivative(regularization)(vector)
 
     def _regularizer_matrix(self):
         """∇²(regulariser) [p, p]."""
@@ -129,14 +134,10 @@ class AutodiffHessian(HessianOperator):
     def _traced_regularizer(self, _, columns):
         return tf.map_fn(self._regularizer_product, columns)
 
-    def _second_derivative(self, function, vector, rows=None, columns=None):
-        """∂² function/∂rows ∂columns times ``vector``; rows and columns are variables of the
-        model, all of them by default."""
+    def _second_derivative(self, function, rows=None, columns=None):
+        """v -> ∂² function/∂rows ∂columns times v; rows and columns are variables of the model,
+        all of them by default."""
         rows = self._model.variables if rows is None else rows
         columns = self._model.variables if columns is None else columns
-        zero = tf.UnconnectedGradients.ZERO
-        with tf.GradientTape() as tape:
-            with tf.autodiff.ForwardAccumulator(columns, split(vector, columns)) as forward:
-                value = function()
-            along = forward.jvp(value, unconnected_gradients=zero)
-        return flatten(tape.gradient(along, rows, unconnected_gradients=zero))
+        product = self._model.mode.second(function, rows, columns)
+        return lambda vector: flatten(product(split(vector, columns)))

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.curvature.autodiff import AutodiffHessian
+from influence.curvature.modes import REVERSE
 from influence.data.batches import sum_over_batches
 from influence.data.streams import explained
 from influence.data.types import PointTensors
@@ -41,25 +42,27 @@ class GaussNewton(AutodiffHessian):
         ([[2.0, -4.0], [-4.0, 2.0]], [[2.0, 2.0], [2.0, 2.0]])
     """
 
-    def _loss_product(self, x, labels, vector):
-        """Σ J_iᵀ Λ_i J_i v over a batch, [p]."""
-        model, zero = self._model, tf.UnconnectedGradients.ZERO
-        with tf.GradientTape() as tape:
-            tangents = split(vector, model.variables)
-            with tf.autodiff.ForwardAccumulator(model.variables, tangents) as forward:
-                logits = model.logits(model.convert(x))
-            along = forward.jvp(logits, unconnected_gradients=zero)
-        curved = self._loss_curvature(logits, labels, along)
-        return flatten(tape.gradient(logits, model.variables, tf.stop_gradient(curved), zero))
+    def _loss_product(self, x, labels):
+        """v -> Σ J_iᵀ Λ_i J_i v over a batch, [p]."""
+        model = self._model
+        linearized = model.mode.linearized(lambda: model.logits(model.convert(x)), model.variables)
 
-    def _loss_curvature(self, logits, labels, along):
-        """Λ_i times ``along``, for every point of a batch; shaped as the logits."""
-        with tf.autodiff.ForwardAccumulator(logits, along) as forward:
-            with tf.GradientTape() as tape:
-                tape.watch(logits)
-                loss = tf.reduce_sum(self._model.example_losses(logits, labels))
-            slopes = tape.gradient(loss, logits)
-        return forward.jvp(slopes, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        def product(vector):
+            logits, along, transposed = linearized(split(vector, model.variables))
+            curved = self._loss_curvature(logits, labels)(along)
+            return flatten(transposed(tf.stop_gradient(curved)))
+
+        return product
+
+    def _loss_curvature(self, logits, labels):
+        """Λ_i times what is shaped as the logits, for every point of a batch."""
+
+        def loss():
+            return tf.reduce_sum(self._model.example_losses(logits, labels))
+
+        # A gradient of a gradient also in forward mode: a loss is no place to save time.
+        product = REVERSE.second(loss, [logits], [logits])
+        return lambda along: product([along])[0]
 
     def _dense(self):
         # Products of all the Jacobians at once, instead of p products with the operator.
@@ -97,10 +100,11 @@ class GaussNewton(AutodiffHessian):
         shape = tf.shape(logits)
         size, outputs = shape[0], int(np.prod(logits.shape[1:]))
 
+        curvature = self._loss_curvature(logits, labels)
+
         def of_output(output):
             along = tf.reshape(tf.one_hot(tf.fill([size], output), outputs), shape)
-            curved = self._loss_curvature(logits, labels, tf.cast(along, self.dtype))
-            return tf.reshape(curved, [size, outputs])
+            return tf.reshape(curvature(tf.cast(along, self.dtype)), [size, outputs])
 
         curvatures = tf.stack([of_output(output) for output in range(outputs)], axis=1)
         return model.output_jacobians(converted), curvatures

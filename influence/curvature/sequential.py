@@ -79,7 +79,7 @@ class SequentialHessian(AutodiffHessian):
                         outputs = function(outputs)
                     return tf.reduce_sum(model.example_losses(outputs, labels))
 
-                return self._second_derivative(loss, vector, variables, own)
+                return self._second_derivative(loss, variables, own)(vector)
 
             like = tf.zeros(size, self.dtype)
             return sum_over_batches(of_batch, (inputs, labels), _POINTS_AT_ONCE, like)

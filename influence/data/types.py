@@ -60,6 +60,10 @@ class Model(Protocol):
         """Of the parameters."""
 
     @property
+    def mode(self) -> Any:
+        """How derivatives along a vector are computed, a ``curvature.modes.Mode``."""
+
+    @property
     def batch_size(self) -> int:
         """Points that are held as floating-point numbers at a time."""
 

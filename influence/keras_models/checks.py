@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from influence.data.batches import take_rows
 from influence.data.types import Tensors
+from influence.keras_models.errors import said
 from influence.keras_models.network import KerasNetwork
 from influence.objective.minimum import ConvergenceWarning
 
@@ -31,9 +32,9 @@ def checked_outputs(network: KerasNetwork, x: Tensors) -> Tensors:
     try:
         outputs, again = network.twice(x)
         alone = network.whole(take_rows(x, slice(1)))
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+    except Exception as error:
         raise ValueError(
-            f"The model {name!r} does not take points like those of train: {error}"
+            f"The model {name!r} does not take points like those of train: {said(error)}."
         ) from error
     flat, again, alone = (keras.tree.flatten(part) for part in (outputs, again, alone))
     types = {array.dtype.name for array in [*flat, *network.variables]}

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from influence.keras_models.formulas import differentiable
 from influence.keras_models.smoothing import SMOOTH, refusal
 
 # How far from the outputs, and from the labels, a loss is looked at for its curvature.
@@ -162,7 +163,8 @@ class OutputLoss:
 
     def _entries(self, labels, logits):
         """The loss [m, ...] of each entry of each point, as the function gives it."""
-        return self._loss(tf.cast(labels, logits.dtype), self.activate(logits))
+        with differentiable():
+            return self._loss(tf.cast(labels, logits.dtype), self.activate(logits))
 
     def check_labels(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from influence.curvature.modes import FORWARD
 from influence.curvature.operator import HessianOperator, MatrixOperator
 from influence.data.batches import (
     default_batch_size,
@@ -20,13 +21,9 @@ from influence.data.batches import (
 from influence.data.types import Inputs, Tensors
 from influence.data.vectors import flatten, split
 from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
-from influence.keras_models.checks import (
-    check_connected,
-    check_penalties,
-    checked_outputs,
-    warn_if_endless,
-)
+from influence.keras_models.checks import check_penalties, checked_outputs, warn_if_endless
 from influence.keras_models.data import Examples, Stream, range_of, training_points
+from influence.keras_models.derivatives import check_input_gradient, checked_derivatives
 from influence.keras_models.network import KerasNetwork
 from influence.keras_models.outputs import KerasLoss, numpy
 from influence.keras_models.points import KerasPoints
@@ -165,8 +162,9 @@ class KerasModel(GenericNeuralNet):
         self._own_variables()
         if regularization is None:
             check_penalties(self._network, x)
-        self._check_derivatives(x, labels)
-        self._stops_gradient = self._network.stops_gradient(self.points.embedded(x))
+        self._loss.check(labels, self.input_logits(x))
+        self.mode, self._no_second = checked_derivatives(self, self._network, self._loss)
+        self._input_gradient_checked = False
 
     # The objective.
 
@@ -238,9 +236,17 @@ class KerasModel(GenericNeuralNet):
         """As for every model; in the structure of x, for floating-point inputs only.
 
         Raises:
-            ValueError: an input is an integer.
+            ValueError: an input is an integer, or TensorFlow has no right derivative of a layer.
         """
         self.points.check_floating()
+        if self._no_second:
+            raise ValueError(
+                f"{self._no_second}. The gradient of an influence needs one: choose layers after "
+                f"it with variables=."
+            )
+        if not self._input_gradient_checked:
+            check_input_gradient(self, self._network)
+            self._input_gradient_checked = True
         return super().influence_input_gradient(train_indices, x_test, y_test, **settings)
 
     def inverse_hvp(
@@ -339,12 +345,10 @@ class KerasModel(GenericNeuralNet):
         return KerasPoints(self.train, self.dtype, self._check_labels, embed)
 
     def _make_hessian(self):
-        if self._stops_gradient:
+        if self._no_second:
             raise ValueError(
-                "A stop_gradient in the model makes TensorFlow's second derivatives wrong "
-                "(LayerNormalization and GroupNormalization have one): give "
-                "curvature=model.gauss_newton() + δ, which needs none, or choose layers after it "
-                "with variables=."
+                f"{self._no_second}. Give curvature=model.gauss_newton() + δ, which needs none, or "
+                f"choose layers after it with variables=."
             )
         return super()._make_hessian()
 
@@ -364,13 +368,13 @@ class KerasModel(GenericNeuralNet):
         return self._loss.logits(self._network.whole(x))
 
     def output_jacobians(self, x: Tensors) -> tf.Tensor:
-        """As the generic one, a batch at once: a forward-mode pass for every parameter."""
+        """As the generic one; in forward mode a batch at once, a pass for every parameter."""
+        if self.mode is not FORWARD:
+            return super().output_jacobians(x)
+        linearized = self.mode.linearized(lambda: self.logits(x), self.variables)
 
         def of_parameter(direction):
-            tangents = split(direction, self.variables)
-            with tf.autodiff.ForwardAccumulator(self.variables, tangents) as forward:
-                outputs = self.logits(x)
-            along = forward.jvp(outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            along = linearized(split(direction, self.variables))[1]
             return tf.reshape(along, [number_of_rows(x), self.num_outputs])
 
         columns = tf.map_fn(of_parameter, tf.eye(self.num_parameters, dtype=self.dtype))
@@ -403,18 +407,3 @@ class KerasModel(GenericNeuralNet):
 
     def _removed_regularizer(self, block):
         return 0.0 if self._keeps_sum else super()._removed_regularizer(block)
-
-    def _check_derivatives(self, x, labels):
-        with tf.GradientTape() as tape:
-            outputs = self._network.whole(x)
-            self._loss.check(labels, self._loss.logits(outputs))
-            value = tf.reduce_sum(self._loss.of_outputs(labels, outputs))
-        check_connected(self._network, tape.gradient(value, self.variables))
-        zero = tf.zeros([self.num_parameters, 1], self.dtype)
-        try:
-            self.scans.directional_derivatives((self.points.embedded(x), labels), zero)
-        except (TypeError, LookupError, NotImplementedError) as error:
-            raise ValueError(
-                "TensorFlow has no forward-mode derivative of this model: a recurrent layer needs "
-                "unroll=True, or choose layers after it with variables=."
-            ) from error

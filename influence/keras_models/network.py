@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from influence.data.batches import spec_of
 from influence.data.types import Tensors
+from influence.keras_models.formulas import differentiable
 
 
 class KerasNetwork:
@@ -29,6 +29,7 @@ class KerasNetwork:
     Attributes:
         variables: ``tf.Variable``s that hold θ.
         body: the layers below the chosen ones, or None.
+        top: the rest of the model.
         owner: whose θ they hold at the moment (see ``KerasModel``).
         share: of the regularisers in the objective, which is its owner's, too.
     """
@@ -38,7 +39,7 @@ class KerasNetwork:
         self.model = model
         self.chosen = _chosen(model, variables)
         self.body: keras.Model | None
-        self.body, self._head = _split(model, self.chosen) if split else (None, model)
+        self.body, self.top = _split(model, self.chosen) if split else (None, model)
         self.variables = [tf.Variable(v.value, name=v.name) for v in self.chosen]
         own = {id(v): copy for v, copy in zip(self.chosen, self.variables)}
         self._values = [
@@ -53,7 +54,7 @@ class KerasNetwork:
 
     def head(self, features: Tensors) -> Tensors:
         """The outputs for what the body makes of points, or for points where there is no body."""
-        return self._run(self._head, features)[0]
+        return self._run(self.top, features)[0]
 
     def features(self, x: Tensors) -> tf.Tensor:
         """What the body makes of points: [m, f]."""
@@ -79,31 +80,13 @@ class KerasNetwork:
 
     def losses_of_data(self, x: Tensors) -> int:
         """How many losses the model adds that depend on its inputs, such as activity penalties."""
-        with keras.StatelessScope(self._state(), collect_losses=True):
+        with keras.StatelessScope(self.state(), collect_losses=True):
             self.model(x, training=False)
             regularised = [v for v in self.model.trainable_variables if v.regularizer is not None]
             return len(self.model.losses) - len(regularised)
 
-    def stops_gradient(self, features: Tensors) -> bool:
-        """Whether a stop_gradient lies between θ and the outputs.
-
-        First derivatives can be right with it, as those of ``tf.nn.moments`` are, but second ones
-        are not.
-        """
-        graph = tf.function(self.head).get_concrete_function(spec_of(features)).graph
-        handles = {id(variable.handle) for variable in self.variables}
-        todo = [inner for outer, inner in graph.captures if id(outer) in handles]
-        seen = set()
-        while todo:
-            for operation in todo.pop().consumers():
-                if operation.type == "StopGradient":
-                    return True
-                if operation.name not in seen:
-                    seen.add(operation.name)
-                    todo.extend(operation.outputs)
-        return False
-
-    def _state(self):
+    def state(self) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """The model's variables, and what stands for them in a stateless scope."""
         # Without stop_gradient a tape would go back through everything that is not chosen.
         return [
             (v, tf.convert_to_tensor(copy) if copy.trainable else tf.stop_gradient(copy))
@@ -112,8 +95,8 @@ class KerasNetwork:
 
     def _run(self, model, x, state=None):
         """(outputs, state afterwards)."""
-        state = self._state() if state is None else state
-        with keras.StatelessScope(state) as scope:
+        state = self.state() if state is None else state
+        with differentiable(), keras.StatelessScope(state) as scope:
             outputs = model(x, training=False)
         return outputs, [(v, scope.get_current_value(v)) for v, _ in state]
 

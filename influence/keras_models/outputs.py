@@ -31,6 +31,7 @@ class KerasLoss:
         smoothing: as for ``OutputLoss``.
 
     Attributes:
+        name: of the losses, quoted.
         sums: whether Keras sums over the points, where others take the mean.
         like: the ``tf.TensorSpec`` of the logits.
 
@@ -72,11 +73,11 @@ class KerasLoss:
         if len({output.sums for output in counted}) > 1:
             raise ValueError("Some losses have reduction='sum' and others not: give all the same.")
         self.sums = counted[0].sums
+        self.name = " and ".join(repr(output.name) for output in counted)
         if smoothing is not None and not any(output.smoothed for output in counted):
             raise ValueError(
                 f"smoothing is for the losses {', '.join(SMOOTH)} of Keras; the model's "
-                f"{' and '.join(repr(output.name) for output in counted)} needs none, or is not "
-                f"one of them."
+                f"{self.name} needs none, or is not one of them."
             )
         logits = self.logits(outputs)
         self.like = tf.TensorSpec([None, *logits.shape[1:]], logits.dtype)

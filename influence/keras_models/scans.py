@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +13,7 @@ import tensorflow as tf
 from influence.data.batches import map_over_batches, number_of_rows, sum_over_batches
 from influence.data.types import Model, PointTensors, Tensors
 from influence.data.vectors import flatten
+from influence.keras_models.errors import said
 from influence.keras_models.network import KerasNetwork
 from influence.objective.scans import Scans
 
@@ -33,6 +37,13 @@ class KerasScans(Scans):
         scans._model = model
         return scans
 
+    def compiled(
+        self, name: Any, function: Callable[..., Tensors], points: PointTensors, blocks: int = 0
+    ) -> Callable[..., Tensors]:
+        """As for every model; what TensorFlow raises is a ValueError of one sentence."""
+        compiled = super().compiled(name, function, points, blocks)
+        return functools.partial(self._explained, compiled)
+
     def outputs(self, x: Tensors) -> tf.Tensor:
         return self._run("_traced_outputs", "normal", (x,))
 
@@ -44,6 +55,19 @@ class KerasScans(Scans):
         """R and ∇R, in float64."""
         value, gradient = self._run("_traced_value_and_gradient", "normal", points)
         return float(value), gradient.numpy()
+
+    def _explained(self, compiled, *arguments):
+        try:
+            return compiled(*arguments)
+        except tf.errors.ResourceExhaustedError as error:
+            raise ValueError(f"{said(error)}: a smaller batch_size= takes less memory.") from error
+        except ValueError as error:
+            raise ValueError(f"{said(error)}.") from error
+        except Exception as error:
+            name = self._network.model.name
+            raise ValueError(
+                f"TensorFlow fails to run the model {name!r}: {said(error)}."
+            ) from error
 
     def _traced_outputs(self, _, points):
         model = self._model
@@ -58,9 +82,12 @@ class KerasScans(Scans):
         model, body = self._model, self._network.body
         assert body is not None
         like = tf.TensorSpec([None, *body.outputs[0].shape[1:]], model.dtype)
-        return map_over_batches(
-            lambda x: self._network.features(model.convert(x)), points, model.batch_size, like
-        )
+
+        def of_batch(x):
+            # As all points, they are scaled when they are converted.
+            return self._network.features(model.convert(x)) / model.train.scale
+
+        return map_over_batches(of_batch, points, model.batch_size, like)
 
     def _traced_value_and_gradient(self, loss, points):
         variables, size = self._model.variables, self._model.num_parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -34,8 +35,11 @@ class CNNHessian(SequentialHessian):
 
     _model: Any  # an AllCNNC
 
-    def _loss_product(self, x, labels, vector):
-        """Σ ∇²L(z_i) v over a batch, [p]."""
+    def _loss_product(self, x, labels):
+        """v -> Σ ∇²L(z_i) v over a batch, [p]."""
+        return functools.partial(self._along, x, labels)
+
+    def _along(self, x, labels, vector):
         model = self._model
         with tf.GradientTape() as tape:
             variables, strides = self._laid_out(model.variables)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from influence.curvature.autodiff import AutodiffHessian
 from influence.curvature.gauss_newton import GaussNewton
+from influence.curvature.modes import FORWARD, Mode
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import default_batch_size
 from influence.data.dataset import Dataset, check_dataset, check_indices
@@ -51,6 +52,7 @@ class GenericNeuralNet(abc.ABC):
     Attributes:
         points: how points come in (``Points``).
         scans: what is computed point by point (``Scans``).
+        mode: how derivatives along a vector are computed.
 
     Raises:
         ValueError: training points or settings that the model cannot take.
@@ -71,6 +73,7 @@ class GenericNeuralNet(abc.ABC):
     """
 
     label_dtype: Any = np.int64
+    mode: Mode = FORWARD
     # A Dataset, or what else a subclass lets through ``_check_train``.
     train: Any
 

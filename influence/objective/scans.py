@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from influence.curvature.modes import REVERSE
 from influence.data.batches import (
     map_over_batches,
     number_of_rows,
@@ -28,13 +29,13 @@ class Scans:
     "adversarial".
 
     Args:
-        model: gives ``variables``, ``dtype``, ``batch_size``, ``convert``, ``logits``,
+        model: gives ``variables``, ``dtype``, ``mode``, ``batch_size``, ``convert``, ``logits``,
             ``example_losses``, ``adversarial_losses``, ``sum_gradient`` and ``input_logits``.
     """
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._compiled: dict[tuple[Any, str], Callable[..., Tensors]] = {}
+        self._compiled: dict[tuple[Any, Any, str], Callable[..., Tensors]] = {}
 
     def losses(self, loss: Loss, points: PointTensors) -> tf.Tensor:
         """The loss of every point, [m]."""
@@ -53,7 +54,7 @@ class Scans:
         return self._run("_traced_mean_gradient", loss, points).numpy()
 
     def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
-        """∇L(z_i)ᵀ of every column of ``block`` [p, k], forward-mode: [m, k]."""
+        """∇L(z_i)ᵀ of every column of ``block`` [p, k]: [m, k]."""
         return self._run("_traced_directional_derivatives", "normal", points, block)
 
     def input_gradients(self, points: PointTensors, direction: tf.Tensor) -> Tensors:
@@ -68,12 +69,12 @@ class Scans:
     def compiled(
         self, name: Any, function: Callable[..., Tensors], points: PointTensors, blocks: int = 0
     ) -> Callable[..., Tensors]:
-        """``function(points, *blocks)``, traced once for each ``name`` and kind of points.
+        """``function(points, *blocks)``, traced once for each ``name``, mode and kind of points.
 
         A block is [p, k].
         """
         spec = spec_of(points)
-        key = (name, repr(spec))
+        key = (name, self._model.mode, repr(spec))
         if key not in self._compiled:
             block = tf.TensorSpec([self._model.num_parameters, None], self._model.dtype)
             signature = [spec, *[block] * blocks]
@@ -130,35 +131,33 @@ class Scans:
 
         return tf.map_fn(of_point, points, fn_output_signature=self._model.dtype)
 
-    def _along(self, loss, x, labels, vector):
-        """Directional derivatives of the losses along ``vector`` [p]: [b]."""
-        variables = self._model.variables
-        with tf.autodiff.ForwardAccumulator(variables, split(vector, variables)) as forward:
-            losses = self._batch_losses(loss, x, labels)
-        return forward.jvp(losses, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-
     def _traced_directional_derivatives(self, loss, points, block):
+        model = self._model
+
         def of_batch(x, labels):
+            linearized = model.mode.linearized(
+                lambda: self._batch_losses(loss, x, labels), model.variables
+            )
             columns = tf.map_fn(
-                lambda vector: self._along(loss, x, labels, vector), tf.transpose(block)
+                lambda vector: linearized(split(vector, model.variables))[1], tf.transpose(block)
             )
             return tf.transpose(columns)
 
-        like = tf.TensorSpec([None, None], self._model.dtype)
-        return map_over_batches(of_batch, points, self._model.batch_size, like)
+        like = tf.TensorSpec([None, None], model.dtype)
+        return map_over_batches(of_batch, points, model.batch_size, like)
 
     def _traced_input_gradients(self, _, points, block):
         model = self._model
 
         def of_batch(x, labels):
             x = model.convert(x)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                tangents = split(block[:, 0], model.variables)
-                with tf.autodiff.ForwardAccumulator(model.variables, tangents) as forward:
-                    losses = model.example_losses(model.input_logits(x), labels)
-                along = forward.jvp(losses, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return tape.gradient(along, x, unconnected_gradients="zero")
+
+            def loss():
+                return tf.reduce_sum(model.example_losses(model.input_logits(x), labels))
+
+            # By gradients of gradients in every mode: there is but one vector.
+            mixed = REVERSE.second(loss, tf.nest.flatten(x), model.variables)
+            return tf.nest.pack_sequence_as(x, mixed(split(block[:, 0], model.variables)))
 
         like = tf.nest.map_structure(
             lambda array: tf.TensorSpec([None, *array.shape[1:]], model.dtype), points[0]
