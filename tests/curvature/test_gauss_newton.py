@@ -178,4 +178,5 @@ def test_one_trace_for_any_number_of_columns(solved):
     for k in (1, 2, 5):
         operator @ np.ones((operator.shape[0], k))
     (operator + 0.1) @ np.ones(operator.shape[0])
-    assert operator._compiled.experimental_get_tracing_count() == 1
+    for compiled in solved[0].scans._compiled.values():
+        assert compiled.experimental_get_tracing_count() == 1

@@ -193,7 +193,8 @@ def test_one_trace_for_any_number_of_columns(problem):
         operator @ np.ones((network.num_parameters, k))
     copy.copy(operator) @ np.ones(network.num_parameters)
     (operator + 0.1) @ np.ones(network.num_parameters)
-    assert operator._compiled.experimental_get_tracing_count() == 1
+    [compiled] = network.scans._compiled.values()
+    assert compiled.experimental_get_tracing_count() == 1
 
 
 def test_refitted_models_share_the_traces(problem):
