@@ -159,9 +159,12 @@ class LinearModel(GenericNeuralNet):
         counts = np.abs(slopes).sum(axis=1) > 0  # no points of weight 0
         if x.shape[0] * x.shape[1] <= LP_SIZE:
             rows = x.toarray() if scipy.sparse.issparse(x) else x.numpy()
-            separable = is_separable(rows[counts][:, free].astype(float), slopes.numpy()[counts])
-            if separable is not None:
-                return not separable
+            rows, slopes = rows[counts][:, free].astype(float), slopes.numpy()[counts]
+            # One class against the rest is as many problems as there are classes.
+            parts = np.split(slopes, slopes.shape[1], axis=1) if self.loss.separate else [slopes]
+            separable = [is_separable(rows, part) for part in parts]
+            if None not in separable:
+                return not any(separable)
         at_zero, _ = self.value_and_gradient(np.zeros(self.num_parameters))
         return bool(self.objective() > _VANISHED * at_zero)
 
@@ -178,9 +181,9 @@ class LinearModel(GenericNeuralNet):
         x, labels = self.scans.matrix
         functions, weights = self.scans.functions("float64"), self._as_weights(theta)
         value, gradient = functions.value_and_gradient(x, labels, weights)
+        n, penalty = len(self.train), float(self.penalty.value(weights))
         pull = self._pull(theta[:, np.newaxis])[:, 0]
-        n = len(self.train)
-        return float(value) / n + theta @ pull / 2, gradient.numpy().ravel() / n + pull
+        return float(value) / n + penalty, gradient.numpy().ravel() / n + pull
 
     def hessian(self, dtype: DType | None = None) -> HessianOperator:
         """∇²R(θ) as an operator; ``dtype`` other than the model's makes one for that call."""
@@ -258,7 +261,7 @@ class LinearModel(GenericNeuralNet):
 
     def _pull(self, thetas):
         """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""
-        return np.asarray(self.penalty.product(thetas))
+        return self.penalty.gradient(thetas)
 
     def _as_weights(self, theta):
         return tf.reshape(tf.constant(theta), self.weights.shape)

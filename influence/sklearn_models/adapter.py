@@ -13,17 +13,30 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from influence.curvature.operator import HessianOperator
-from influence.data.dataset import Dataset, check_indices
+from influence.data.dataset import Dataset, check_dataset, check_indices
 from influence.data.types import Inputs
 from influence.linear.leverage import one_newton_step
 from influence.linear.model import LinearModel
 from influence.linear.penalty import RowPenalty
 from influence.linear.weighted import Weighted
-from influence.models.smooth_hinge import SmoothHingeLoss
 from influence.objective.generic_neural_net import check_reduction
+from influence.sklearn_models.coefficients import (
+    PIN,
+    coefficients,
+    held_weights,
+    parameter_names,
+    penalty_at,
+)
 from influence.sklearn_models.convergence import warn_unless_converged
-from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
+from influence.sklearn_models.estimators import (
+    encode_labels,
+    example_weights,
+    read_terms,
+    with_class_weights,
+)
 from influence.sklearn_models.points import SklearnPoints, transformed
+from influence.sklearn_models.tables import row_names
+from influence.sklearn_models.terms import Terms
 from influence.solvers.exact import Exact
 from influence.solvers.semidefinite import RangeInverse
 from influence.solvers.solution import Solver
@@ -117,12 +130,11 @@ def from_sklearn(
     """
     last, transform = _last_step(estimator)
     terms = read_terms(last, temperature)
-    if leverage and isinstance(terms.loss, SmoothHingeLoss):
+    if leverage and terms.slack:
         raise ValueError(
             f"leverage=True is for generalised linear models: {type(last).__name__} has the hinge."
         )
     x = transformed(X, last, transform, "X")
-    x = scipy.sparse.csr_array(x) if scipy.sparse.issparse(x) else np.asarray(x)
     features = np.shape(last.coef_)[-1]
     if x.ndim != 2 or x.shape[1] != features:
         raise ValueError(
@@ -131,8 +143,11 @@ def from_sklearn(
         )
     labels = encode_labels(y, getattr(last, "classes_", None), terms.codes, "y")
     train = Dataset(x, labels)
+    terms = with_class_weights(last, terms, train.labels, sample_weight)
     weights = example_weights(last, terms, train.labels, sample_weight)
-    model = SklearnModel(last, terms, train, weights, transform, leverage)
+    index = row_names(X)
+    index = np.arange(len(train)) if index is None else index
+    model = SklearnModel(last, terms, train, weights, transform, index, leverage)
     model._read_parameters()
     warn_unless_converged(model)
     return model
@@ -156,37 +171,76 @@ class SklearnModel(LinearModel):
         train: Dataset,
         weights: np.ndarray,
         transform: Callable[[Inputs], Inputs] | None,
+        index: Any,
         leverage: bool,
     ) -> None:
         self.estimator, self.leverage = estimator, leverage
         self._terms, self._transform = terms, transform
         self._classes = getattr(estimator, "classes_", None)
-        self.example_weights = weights
-        strength = terms.strength if terms.mean else terms.strength / len(train)
-        self._strengths = np.full(train.x.shape[1] + bool(terms.bias), strength)
-        if terms.bias and not terms.penalised_bias:
-            self._strengths[-1] = 0.0
+        self.example_weights, self.index = weights, index
+        d, c = train.x.shape[1] + bool(terms.bias), terms.loss.outputs
         super().__init__(
             train,
             Weighted(terms.loss),
-            RowPenalty(self._strengths, terms.loss.outputs),
+            RowPenalty(np.zeros(d), c),  # until there are parameters
             "float64",
             None,
             bias=terms.bias,
             keeps_sum=not terms.mean,
         )
 
+    @property
+    def parameter_names(self) -> list[str]:
+        """What each of θ belongs to, [p]: a feature, or the intercept (or Huber's scale), and which
+        class or target where there are several."""
+        return parameter_names(self.estimator, self._terms, self.train.x.shape[1])
+
+    def as_frame(self, scores: np.ndarray, x_test: Any = None) -> Any:
+        """Scores with the names of the points they are of, as pandas has them.
+
+        Args:
+            scores: [n], or [m, n], of all training points.
+            x_test: the m test points; those of a table without an index are 0..m − 1.
+
+        Returns:
+            A ``Series`` with the index of the training table, or a ``DataFrame`` with a row for
+            each test point and a column for each training point.
+
+        Raises:
+            ImportError: pandas is not there.
+            ValueError: from pandas, of scores of another shape.
+
+        Examples:
+            >>> import pandas as pd
+            >>> from sklearn.linear_model import Ridge
+            >>> from influence import from_sklearn
+            >>> table = pd.DataFrame({"dose": [1.0, 2.0, 4.0]}, index=["Ann", "Bob", "Cy"])
+            >>> model = from_sklearn(Ridge().fit(table, [1, 2, 9]), table, [1, 2, 9])
+            >>> model.as_frame(model.self_influence()).idxmax()
+            'Cy'
+        """
+        import pandas  # what has tables has it
+
+        scores = np.asarray(scores)
+        if scores.ndim == 1:
+            return pandas.Series(scores, index=self.index)
+        return pandas.DataFrame(scores, index=row_names(x_test), columns=self.index)
+
     def predict(self, x: Inputs) -> np.ndarray:
-        """The estimator's prediction for each point, a class or a number: [m]."""
-        outputs = self.outputs(x)
+        """The estimator's prediction for each point, a class or a number: [m], or [m, c] of c
+        targets."""
+        outputs, loss = self.outputs(x), self._terms.loss
         if self._classes is None:
-            return outputs[:, 0]
+            return loss.prediction(outputs if loss.separate else outputs[:, 0])
         binary = self.loss.outputs == 1
         return self._classes[(outputs[:, 0] > 0).astype(int) if binary else outputs.argmax(axis=1)]
 
     def fit(self) -> Self:  # type: ignore[override]  # nor do estimators take them
-        """Fit a clone of the estimator, with the same settings, to the model's own points."""
-        estimator, y = clone(self.estimator), self.train.labels
+        """Fit a clone of the estimator, with the same settings, to the model's own points.
+
+        What the estimator chose by cross-validation (C, alpha, l1_ratio) is a setting.
+        """
+        estimator, y = clone(self._terms.refitted or self.estimator), self.train.labels
         if self._classes is not None:
             index = np.searchsorted(self._terms.codes, y)
             y = self._classes[index]
@@ -195,8 +249,7 @@ class SklearnModel(LinearModel):
                 name = self._classes.tolist()[gone[0]]
                 raise ValueError(f"No training point of class {name!r} is left.")
             if "class_weight" in estimator.get_params():
-                # It is in the weights of the examples.
-                estimator.set_params(class_weight=None)
+                estimator.set_params(class_weight=self._held_class_weights())
         self.estimator = estimator.fit(self.train.x, y, sample_weight=self.example_weights)
         self._read_parameters()
         return self
@@ -207,9 +260,9 @@ class SklearnModel(LinearModel):
         How near it comes to its optimum is a matter of the estimator's own ``tol``.
         """
         train = self.train.without(without)
-        return self._with(
-            train, np.delete(self.example_weights, check_indices(without, len(self.train)))
-        ).fit()
+        keep = np.ones(len(self.train), bool)
+        keep[check_indices(without, len(self.train))] = False
+        return self._with(train, self.example_weights[keep], self.index[keep]).fit()
 
     def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
         if not self.leverage:
@@ -290,36 +343,59 @@ class SklearnModel(LinearModel):
         return super().influence_input_gradient(train_indices, x_test, y_test, **options)
 
     def _read_parameters(self):
-        """Take the estimator's coefficients for θ."""
-        rows = np.atleast_2d(self.estimator.coef_).T.astype(np.float64)
-        if self.bias:
-            intercept = np.ravel(self.estimator.intercept_)[np.newaxis]
-            rows = np.concatenate([rows, intercept / self.bias])
-        if self.loss.outputs > 1:
-            # What all logits share is free in these rows: the regulariser is 0 at its absence.
-            free = self._strengths == 0
-            rows[free] -= rows[free].mean(axis=1, keepdims=True)
+        """Take the estimator's coefficients for θ, and the penalty that holds them there."""
+        rows = coefficients(self.estimator, self._terms)
+        self.penalty = penalty_at(self._terms, rows, len(self.train))
         self.parameters = rows.ravel()
+        held = held_weights(self._terms, rows)
+        if held.any():
+            # What the loss pulls them with is what the penalty holds them with.
+            pull = self.gradient().reshape(rows.shape)
+            pin = PIN * float(self.hessian().diagonal().max())
+            self.penalty = penalty_at(self._terms, rows, len(self.train), held, pull, pin)
+            self._at_theta.clear()
 
-    def _with(self, train, weights):
+    def _held_class_weights(self):
+        """What stands for the estimator's class weights in a refit, or None: they are in the
+        weights of the examples."""
+        if not self._terms.weighs_positives:
+            return None
+        return dict(zip(self._classes.tolist(), self._terms.loss.positives))
+
+    def _with(self, train, weights, index):
         return SklearnModel(
-            self.estimator, self._terms, train, weights, self._transform, self.leverage
+            self.estimator, self._terms, train, weights, self._transform, index, self.leverage
         )
 
     def _clone(self, train):
         if len(train) != len(self.train):
             raise ValueError("Each point has a weight of its own: use refit(without=...).")
-        return self._with(train, self.example_weights)
+        model = self._with(train, self.example_weights, self.index)
+        model.penalty = self.penalty
+        return model
 
     def _make_points(self):
         return SklearnPoints(self)
 
+    def _check_train(self, train):
+        check_dataset(train, several=True)
+        self._check_labels(train.labels, "y")
+
     def _check_labels(self, labels, name):
-        pass  # They are encoded from the estimator's classes, or any finite numbers.
+        # Of a classifier they are encoded from its classes.
+        if self._classes is None:
+            self._terms.loss.check_labels(labels, name)
 
 
 def _last_step(estimator):
     """The estimator that predicts, and the function of the transformers before it, or None."""
+    # A search is what it found; it may stand around a pipeline or at the end of one.
+    if hasattr(estimator, "best_estimator_"):
+        return _last_step(estimator.best_estimator_)
     if not isinstance(estimator, Pipeline):
         return estimator, None
-    return estimator[-1], estimator[:-1].transform if len(estimator) > 1 else None
+    last, inner = _last_step(estimator[-1])
+    outer = estimator[:-1].transform if len(estimator) > 1 else None
+    if inner is None or outer is None:
+        return last, inner or outer
+    return last, lambda x: inner(outer(x))

@@ -14,10 +14,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import (
+    Lasso,
     LinearRegression,
     LogisticRegression,
     LogisticRegressionCV,
+    Perceptron,
     Ridge,
+    RidgeClassifier,
     SGDClassifier,
 )
 from sklearn.model_selection import GridSearchCV
@@ -572,18 +575,18 @@ def fitted(estimator, classes=2):
     ("estimator", "classes", "message"),
     [
         (RandomForestClassifier(2), 2, "does not take RandomForestClassifier: only Logistic"),
-        (LogisticRegressionCV(l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy"), 2,
-         "does not take LogisticRegressionCV"),
-        (GridSearchCV(Ridge(), {"alpha": [1.0]}), 2, "GridSearchCV.* give its best_estimator_"),
+        (LogisticRegressionCV(l1_ratios=(0,), use_legacy_attributes=False, refit=False), 2,
+         "LogisticRegressionCV with refit=False, means over the folds: only refit=True"),
+        (GridSearchCV(RandomForestClassifier(2), {"max_depth": [2]}), 2, "RandomForestClassifier"),
+        (GridSearchCV(Ridge(), {"alpha": [1.0]}, refit=False), 2, "does not take GridSearchCV"),
         (TransformedTargetRegressor(Ridge()), 2, "does not take TransformedTargetRegressor"),
         (make_pipeline(StandardScaler(), RandomForestClassifier(2)), 2, "RandomForestClassifier"),
-        (LogisticRegression(l1_ratio=1, solver="saga"), 2, "l1_ratio=1: only l1_ratio=0"),
-        (LinearSVC(penalty="l1", dual=False), 2, "LinearSVC with penalty='l1': only l2"),
-        (LinearSVC(), 3, "LinearSVC with 3 classes: only two"),
-        (LinearSVC(loss="hinge"), 3, "LinearSVC with 3 classes: only two"),
-        (SGDClassifier(loss="log_loss"), 2, "'log_loss': only 'hinge' or 'squared_hinge'"),
-        (SGDClassifier(penalty="l1"), 2, "SGDClassifier with penalty='l1': only l2"),
-        (SGDClassifier(), 3, "SGDClassifier with 3 classes: only two"),
+        (LinearSVC(multi_class="crammer_singer"), 3, "multi_class='crammer_singer': only 'ovr'"),
+        (LinearSVC(multi_class="crammer_singer"), 2, "multi_class='crammer_singer': only 'ovr'"),
+        (SGDClassifier(loss="perceptron"), 2, "'perceptron': only losses that are, or can be made"),
+        (Perceptron(), 2, "does not take Perceptron"),
+        (Lasso(positive=True), 2, "Lasso with positive=True"),
+        (RidgeClassifier(positive=True), 2, "RidgeClassifier with positive=True"),
         (LinearRegression(positive=True), 2, "LinearRegression with positive=True"),
     ],
 )  # fmt: skip
@@ -601,14 +604,16 @@ def test_penalty_by_its_old_name():
     for penalty, C in ((None, np.inf), ("l2", 0.5)):  # noqa: N806
         old = read_terms(LogisticRegression(penalty=penalty, C=0.5).fit(x, y), 1.0)
         assert old == read_terms(LogisticRegression(C=C).fit(x, y), 1.0)
-    with pytest.raises(ValueError, match="penalty='l1'"):
-        from_sklearn(LogisticRegression(penalty="l1", l1_ratio=1, solver="saga").fit(x, y), x, y)
+    old = read_terms(LogisticRegression(penalty="l1", l1_ratio=1, solver="saga").fit(x, y), 1.0)
+    assert old == read_terms(LogisticRegression(l1_ratio=1, solver="saga").fit(x, y), 1.0)
 
 
 def test_several_targets_and_other_estimators():
     x, y = load_diabetes(return_X_y=True)
-    with pytest.raises(ValueError, match="Ridge with several targets"):
-        from_sklearn(Ridge().fit(x, np.column_stack([y, y])), x, y)
+    two = np.column_stack([y, y])
+    model = from_sklearn(Ridge().fit(x, two), x, two)
+    with pytest.raises(ValueError, match=r"y_test must be \[442, 2\]"):
+        model.influence_on_loss(x, y)
     with pytest.raises(NotFittedError):
         from_sklearn(Ridge(), x, y)
     machine = fitted(LinearSVC(C=1e-6, loss="hinge", max_iter=10**6))
