@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
@@ -258,6 +258,43 @@ class LinearModel(GenericNeuralNet):
         x = self.scans.rows(x)
         x = x if scipy.sparse.issparse(x) else tf.cast(x, tf.float64)
         return self.scans.functions("float64", tf.float64).losses_at(x, labels, thetas).numpy()
+
+    def output_forms(self, train_indices: ArrayLike | None = None) -> np.ndarray:
+        """X_iᵀ H⁻¹ X_i of training points, X_i = x̃_i ⊗ I: [q, c, c]."""
+        rows = self._rows_of(train_indices)
+        d, c = rows.shape[1], self.loss.outputs
+        inverse = self._exact.inverse(self.hessian("float64")).reshape(d, c, d, c)
+        return np.einsum("bi,iajc,bj->bac", rows, inverse, rows, optimize=True)
+
+    def parameter_changes(self, sets: Any, order: str = "newton") -> np.ndarray:
+        """Δθ after one Newton step without each of ``sets``: [p, k]."""
+        n, columns = len(self.train), []
+        own = np.zeros((self.num_parameters, self.num_parameters))
+        self.penalty.add_to(own)
+        matrix = n * self.hessian("float64").dense()
+        slope = 0.0 if self.keeps_sum else self.regularization_gradient()
+        for members in sets:
+            points = self.points.chosen(members)
+            rows, s, a = self._rows_of(members), *self._outputs_of(members)[1:]
+            gradients = np.einsum("bi,ba->bia", rows, s).reshape(len(rows), -1)
+            share = np.broadcast_to(self._removed_shares(points), len(rows)).sum()
+            gone = np.einsum("bi,bac,bj->iajc", rows, a, rows).reshape(matrix.shape)
+            left = matrix - gone - (0.0 if self.keeps_sum else share * own)
+            columns.append(np.linalg.solve(left, gradients.sum(axis=0) + share * slope))
+        return np.stack(columns, axis=1)
+
+    def _rows_of(self, indices):
+        """x̃ of training points in float64, [b, d]."""
+        rows = self.scans.rows(self.points.chosen(indices)[0])
+        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+        return rows.astype(np.float64) * self.train.scale
+
+    def _outputs_of(self, indices):
+        """z [b, c], ∂ℓ/∂z [b, c] and ∂²ℓ/∂z² [b, c, c] of training points, in float64."""
+        labels = self.points.chosen(indices)[1]
+        z = tf.constant(self._rows_of(indices) @ self.weights.numpy().astype(np.float64))
+        curvature = self.loss.curvature_matrix(self.loss.curvature(z, labels))
+        return z.numpy(), self.loss.slopes(z, labels).numpy(), curvature.numpy()
 
     def _pull(self, thetas):
         """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""

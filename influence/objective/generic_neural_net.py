@@ -608,12 +608,17 @@ class GenericNeuralNet(abc.ABC):
         block = s_test.reshape(len(s_test), -1)
         columns = tf.constant(block, self.dtype)
         along = self.scans.directional_derivatives(points, columns).numpy().T
-        influence = (along + self._removed_regularizer(block)) / len(self.train)
+        regularizer = self._removed_regularizer(block) * self._removed_shares(points)
+        influence = (along + regularizer) / len(self.train)
         return influence.astype(self.dtype).reshape(s_test.shape[1:] + (-1,))
 
     def _removed_regularizer(self, block):
         """The regulariser's share of a removal along each column of ``block`` [p, m]: [m, 1]."""
         return (block.T @ self.regularization_gradient())[:, np.newaxis]
+
+    def _removed_shares(self, points: PointTensors) -> np.ndarray | float:
+        """How many times that goes with each of ``points``: [q], or 1 for all."""
+        return 1.0
 
 
 def check_reduction(reduction: object) -> None:
