@@ -51,7 +51,7 @@ LOSSES = {
         OneVsRest(SmoothHingeLoss(0.2), (-1, 1), (1.0, 1.0, 1.0)), WIDE, CLASSES,
     ),
     "squared hinges": (OneVsRest(SquaredHingeLoss(), (-1, 1), (3.0, 1.0, 1.0)), WIDE, CLASSES),
-    "several targets": (SeveralTargets(HalfDeviance(0.0, False), 3), WIDE, RNG.normal(size=(40, 3))),
+    "several targets": (SeveralTargets(HalfDeviance(0.0, False), 3), WIDE, WIDE[::-1]),
 }  # fmt: skip
 
 
