@@ -1,8 +1,8 @@
 """Case deletion diagnostics of generalised linear models, from one Newton step without each point.
 
-Cook, *Detection of influential observation in linear regression*, Technometrics 19 (1977); Belsley,
-Kuh & Welsch, *Regression Diagnostics* (1980); Pregibon, *Logistic regression diagnostics*, Annals of
-Statistics 9 (1981). With a penalty the number of parameters is the sum of the leverages.
+Cook (*Technometrics* 19, 1977); Belsley, Kuh & Welsch (*Regression Diagnostics*, 1980); Pregibon
+(*Annals of Statistics* 9, 1981). With a penalty the number of parameters is the sum of the
+leverages.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _dispersion(model) -> tuple[float, float]:
         )
     dof = float(model.leverage().sum())
     if likelihood == "full":
-        return 1.0, dof
+        return 1 / getattr(model, "weight_unit", 1.0), dof
     return float(_squared_pearson(model).sum() / (len(model.train) - dof)), dof
 
 

@@ -305,11 +305,11 @@ class LinearModel(GenericNeuralNet):
     def cooks_distance(self) -> np.ndarray:
         """How far each training point moves the parameters, in their joint uncertainty: [n].
 
-        ΔθᵀnHΔθ/(φ p) of the Newton step Δθ without the point; φ is the dispersion, 1 of a Bernoulli,
-        multinomial or Poisson model and else Pearson's, Σ w(y − μ)²/V(μ)/(n − p). Without a penalty
-        p is the number of parameters and this is ``cooks_distance`` of statsmodels' ``OLSInfluence``
-        and (with canonical links; H is the observed information) ``GLMInfluence``; with one p is the
-        sum of the leverages.
+        ΔθᵀnHΔθ/(φ p) of the Newton step Δθ without the point. φ is the dispersion: 1 of a
+        Bernoulli, multinomial or Poisson model, else Pearson's, Σ w(y − μ)²/V(μ)/(n − p). Without a
+        penalty p is the number of parameters, and this is ``cooks_distance`` of statsmodels'
+        ``OLSInfluence`` and, with canonical links (H is the observed information),
+        ``GLMInfluence``. With one p is the sum of the leverages.
 
         Raises:
             ValueError: the loss is no likelihood (a hinge, an absolute value, one class against the

@@ -32,7 +32,7 @@ from influence.sklearn_models.estimators import (
     encode_labels,
     example_weights,
     read_terms,
-    with_class_weights,
+    with_weights,
 )
 from influence.sklearn_models.points import SklearnPoints, transformed
 from influence.sklearn_models.tables import row_names
@@ -143,8 +143,9 @@ def from_sklearn(
         )
     labels = encode_labels(y, getattr(last, "classes_", None), terms.codes, "y")
     train = Dataset(x, labels)
-    terms = with_class_weights(last, terms, train.labels, sample_weight)
     weights = example_weights(last, terms, train.labels, sample_weight)
+    terms = with_weights(last, terms, train.labels, sample_weight)
+    weights = weights / terms.weight_unit
     index = row_names(X)
     index = np.arange(len(train)) if index is None else index
     model = SklearnModel(last, terms, train, weights, transform, index, leverage)
@@ -161,7 +162,7 @@ class SklearnModel(LinearModel):
 
     Attributes:
         estimator: the fitted estimator, or the last step of the pipeline.
-        leverage: whether ``influence_on_loss`` corrects for it.
+        index: the index of the training table, or 0..n − 1.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class SklearnModel(LinearModel):
         index: Any,
         leverage: bool,
     ) -> None:
-        self.estimator, self.leverage = estimator, leverage
+        self.estimator, self._leverage = estimator, leverage
         self._terms, self._transform = terms, transform
         self._classes = getattr(estimator, "classes_", None)
         self.example_weights, self.index = weights, index
@@ -188,6 +189,12 @@ class SklearnModel(LinearModel):
             bias=terms.bias,
             keeps_sum=not terms.mean,
         )
+
+    @property
+    def weight_unit(self) -> float:
+        """What ``example_weights`` are in units of: the mean sample weight where the estimator
+        divides by it, else 1."""
+        return self._terms.weight_unit
 
     @property
     def parameter_names(self) -> list[str]:
@@ -265,7 +272,7 @@ class SklearnModel(LinearModel):
         return self._with(train, self.example_weights[keep], self.index[keep]).fit()
 
     def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
-        if not self.leverage:
+        if not self._leverage:
             return super()._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
         check_reduction(reduction)
         self._check_determined(x_test, y_test, loss, how)
@@ -364,7 +371,7 @@ class SklearnModel(LinearModel):
 
     def _with(self, train, weights, index):
         return SklearnModel(
-            self.estimator, self._terms, train, weights, self._transform, index, self.leverage
+            self.estimator, self._terms, train, weights, self._transform, index, self._leverage
         )
 
     def _clone(self, train):

@@ -87,8 +87,7 @@ def encode_labels(
 def example_weights(
     estimator: Any, terms: Terms, labels: np.ndarray, sample_weight: ArrayLike | None
 ) -> np.ndarray:
-    """w [n]: the weight of each example times that of its class, over their mean where the
-    estimator's are relative; ``labels`` are encoded.
+    """w [n]: the weight of each example times that of its class; ``labels`` are encoded.
 
     Raises:
         ValueError: weights that the estimator cannot have been fitted with.
@@ -106,16 +105,19 @@ def example_weights(
     if getattr(estimator, "class_weight", None) is not None and not terms.weighs_positives:
         index = np.searchsorted(terms.codes, labels)
         weights = weights * _class_weights(estimator, index, weights)[index]
-    return weights / weights.mean() if terms.relative_weights else weights
+    return weights
 
 
-def with_class_weights(
+def with_weights(
     estimator: Any, terms: Terms, labels: np.ndarray, sample_weight: ArrayLike | None
 ) -> Terms:
-    """The terms with the class weights of one class against the rest, which are in the loss."""
+    """The terms with what is not in the weights of the examples: the unit of relative ones, and the
+    class weights of one class against the rest, which are in the loss."""
+    weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
+    if terms.relative_weights:
+        return replace(terms, weight_unit=float(weights.mean()))
     if not terms.weighs_positives or estimator.class_weight is None:
         return terms
-    weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
     positives = tuple(_class_weights(estimator, labels, weights).tolist())
     return replace(terms, loss=replace(terms.loss, positives=positives))
 

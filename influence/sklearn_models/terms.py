@@ -24,6 +24,7 @@ class Terms:
         mean: see above.
         relative_weights: whether the w_i are divided by their mean, so that they and not the number
             of points are what the penalty stands beside.
+        weight_unit: what they were divided by.
         codes: what stands for each of the estimator's ``classes_`` in ℓ; () for a regression.
         weighs_positives: whether a class weight is of the class in its own problem alone, not of
             its points where they are the rest.
@@ -40,6 +41,7 @@ class Terms:
     penalised_bias: bool = False
     mean: bool = False
     relative_weights: bool = False
+    weight_unit: float = 1.0
     codes: tuple[int, ...] = ()
     weighs_positives: bool = False
     slack: float = 0.0

@@ -1,6 +1,5 @@
 """Diagnostics of linear models, against statsmodels, RidgeCV and refits."""
 
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -37,13 +36,13 @@ GLMS = {
         LogisticRegression(C=np.inf, **TIGHT),
         sm.families.Binomial(),
         (RNG.uniform(size=N) < 1 / (1 + np.exp(-ETA))).astype(int),
-        "freq_weights",
+        "var_weights",
     ),
     "poisson": (
         PoissonRegressor(alpha=0, **TIGHT),
         sm.families.Poisson(),
         RNG.poisson(np.exp(ETA)),
-        "freq_weights",
+        "var_weights",
     ),
     "gamma": (
         GammaRegressor(alpha=0, **TIGHT),
@@ -147,7 +146,7 @@ def test_ridge_without_each_point_is_ridge_cvs(fit_intercept, weighted):
     [
         (Ridge(alpha=[2.0, 9.0]), 1e-10),
         (ElasticNet(alpha=0.3, l1_ratio=0.01, tol=1e-12), 1e-8),
-        (PoissonRegressor(alpha=0.5, **TIGHT), 0.02),
+        (PoissonRegressor(alpha=0.5, **TIGHT), 0.04),
         (LogisticRegression(C=0.05, **TIGHT), 0.01),
     ],
     ids=["targets", "beside the mean", "poisson", "softmax"],
@@ -206,6 +205,8 @@ def test_our_own_models_in_float32():
 )
 def test_what_is_no_likelihood_is_refused(estimator, name):
     y = GLMS["binomial"][2]
+    if name == "ConcomitantHuber":
+        y = GLMS["normal"][2]
     if name == "SeveralTargets":
         y = np.column_stack([y, X[:, 0]])
     model = from_sklearn(estimator.fit(X, y), X, y)
