@@ -155,16 +155,16 @@ def check_points(
         ValueError: says which of the two arrays is wrong and how.
     """
     x = check_inputs(x, shape, x_name)
-    labels = _check_numbers(labels, labels_name)
-    if labels.shape == targets:
-        labels = labels[np.newaxis]
-    if labels.shape != (x.shape[0], *targets):
+    array = _check_numbers(labels, labels_name)
+    if array.shape == targets:
+        array = array[np.newaxis]
+    if array.shape != (x.shape[0], *targets):
         wanted = f"[{x.shape[0]}, {targets[0]}]" if targets else f"a vector of {x.shape[0]} labels"
         raise ValueError(
             f"{labels_name} must be {wanted}, one for each row of {x_name}; its shape is "
-            f"{labels.shape}."
+            f"{array.shape}."
         )
-    return x, labels
+    return x, array
 
 
 def check_inputs(x: Inputs, shape: Iterable[int], name: str) -> np.ndarray:

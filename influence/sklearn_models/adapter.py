@@ -177,7 +177,7 @@ class SklearnModel(LinearModel):
     ) -> None:
         self.estimator, self._leverage = estimator, leverage
         self._terms, self._transform = terms, transform
-        self._classes = getattr(estimator, "classes_", None)
+        self._classes: Any = getattr(estimator, "classes_", None)
         self.example_weights, self.index = weights, index
         d, c = train.x.shape[1] + bool(terms.bias), terms.loss.outputs
         super().__init__(

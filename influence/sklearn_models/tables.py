@@ -33,8 +33,8 @@ def check_columns(x: Any, estimator: Any, name: str) -> None:
     """Raise a ValueError where ``x`` has other columns than ``estimator`` was fitted on, or has
     them in another order."""
     known = getattr(estimator, "feature_names_in_", None)
-    names = None if known is None else column_names(x)
-    if names is None or list(known) == names:
+    names = column_names(x)
+    if known is None or names is None or list(known) == names:
         return
     raise ValueError(
         f"{name} must have the columns that {type(estimator).__name__} was fitted on, in their "

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from influence.linear.functions import LinearLoss
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -16,7 +14,7 @@ class Terms:
     the same.
 
     Attributes:
-        loss: ℓ; a smooth one where the estimator's has a kink.
+        loss: ℓ, a ``LinearLoss``; a smooth one where the estimator's has a kink.
         strength: of the penalty, or one of each output.
         bias: the constant feature whose weight is the intercept, 0 without one.
         lasso: see above.
@@ -34,7 +32,7 @@ class Terms:
             other ones when it is fitted without a point.
     """
 
-    loss: LinearLoss
+    loss: Any
     strength: float | tuple[float, ...]
     bias: float
     lasso: float = 0.0
