@@ -291,9 +291,9 @@ class LinearModel(GenericNeuralNet):
             >>> X, y = [[0.0], [1.0], [2.0], [4.0]], [0.0, 1.5, 1.0, 4.0]
             >>> model = from_sklearn(Ridge().fit(X, y), X, y)
             >>> model.leave_one_out_outputs()[3].round(4).tolist()
-            [2.5]
+            [1.8333]
             >>> Ridge().fit(X[:3], y[:3]).predict(X[3:]).round(4).tolist()
-            [2.5]
+            [1.8333]
         """
         return leave_one_out_outputs(self)
 

@@ -56,19 +56,40 @@ def from_sklearn(
 ) -> SklearnModel:
     """The influences of a fitted scikit-learn estimator, which is read and never changed.
 
-    Takes ``LogisticRegression`` (two classes or many; l2 or no penalty), ``LinearSVC`` and
-    ``SGDClassifier`` with the hinge or its square (two classes), ``Ridge``, ``LinearRegression``,
-    and pipelines that end in one of them. Everything is in float64.
+    Everything is in float64. It takes:
+
+    - ``LogisticRegression(CV)``, of two classes or many; ``LinearSVC``, ``SGDClassifier`` (every
+      loss but the perceptron's) and ``RidgeClassifier(CV)``, each of more than two classes against
+      the rest, whose losses are added;
+    - ``LinearRegression``, ``Ridge(CV)``, ``Lasso(CV)`` and ``ElasticNet(CV)``, of one target or
+      several, whose losses are added; ``PoissonRegressor``, ``GammaRegressor`` and
+      ``TweedieRegressor``; ``HuberRegressor``, ``LinearSVR`` and ``SGDRegressor``;
+    - pipelines that end in one of them, and searches (``GridSearchCV`` and others), whose
+      ``best_estimator_`` it is.
+
+    What was chosen by cross-validation (C, alpha, l1_ratio) is held fixed, in refits, too. Kinks
+    (of the hinge and of epsilon-insensitive losses) are smoothed, see ``temperature``.
+
+    **l1 is taken on its active set**: coefficients that are 0 stay there, and the others keep
+    their signs. That is exact until a removal changes the active set, which the scores do not
+    foresee; ``refit`` and ``validate`` fit for real (``leave_one_out`` holds the set).
+
+    **HuberRegressor's scale** σ is a parameter, refitted with the others; a point's loss is its
+    term of the objective, σ + σH((z − y)/σ), and ``outputs`` are [m, 2], z and σ. In θ the scale is
+    the last number.
 
     **A removal keeps the estimator's own C** (or Ridge's alpha). scikit-learn minimises a *sum*,
     C Σ w_i ℓ_i(θ) + ½‖w‖², so a point takes nothing but its own loss away, and the predicted
     change of a test loss is s_testᵀ w_i∇ℓ_i with the Hessian of that sum. There is no λθ̂ term:
-    it belongs to the paper's fixed λ beside a *mean*. ``SGDClassifier`` has its alpha beside the
-    mean, so its scores have the term. The intercept is penalised where the estimator does so
+    it belongs to the paper's fixed λ beside a *mean*. ``SGDClassifier``, ``SGDRegressor``,
+    ``Lasso``, ``ElasticNet`` and the generalised linear models have their alpha beside the mean, so
+    their scores have the term (where the mean is weighted, times the point's weight over the mean
+    weight). The intercept is penalised where the estimator does so
     (liblinear's, with ``intercept_scaling``), and free elsewhere.
 
-    **Regressions are scored by (z − y)²**, as Ridge minimises it, not by its half: losses, scores
-    and self-influences are twice those of ½(z − y)².
+    **Losses are those of the estimators.** ``Ridge`` and ``LinearRegression`` have (z − y)², not
+    its half: losses, scores and self-influences are twice those of ½(z − y)², which ``Lasso``,
+    ``ElasticNet`` and SGD have. Generalised linear models have half the deviance.
 
     **First-order scores are good while no point has much leverage.** Against refits of logistic
     regression without each point (standardised breast cancer and wine data, every training point
@@ -85,14 +106,18 @@ def from_sklearn(
 
     Args:
         estimator: fitted, on ``X``, ``y`` and ``sample_weight``.
-        X: [n, d] the estimator's training points, dense or sparse; for a pipeline what the pipeline
-            was fitted on. **A pipeline's transformers are held fixed**: a point is removed from
-            what the last step was fitted on, not from what the others learned.
-        y: [n] labels as the estimator was given them, strings too. So are those of all methods.
+        X: [n, d] the estimator's training points, dense or sparse, or a table of pandas, polars or
+            Arrow, whose columns are held against the estimator's (``as_frame`` gives its index
+            back); for a pipeline what the pipeline was fitted on. **A pipeline's transformers are
+            held fixed**: a point is removed from what the last step was fitted on, not from what
+            the others learned.
+        y: [n] labels as the estimator was given them, strings too, or [n, c] of several targets. So
+            are those of all methods.
         sample_weight: [n] as given to ``fit``. ``class_weight`` is read from the estimator, and
             "balanced" weights are held at those of all n points.
         temperature: t of the smooth hinge, t log(1 + exp((1 − s)/t)), whose derivatives at the
-            estimator's parameters stand for those of the hinge. Nothing else uses it.
+            estimator's parameters stand for those of the hinge; of epsilon-insensitive losses
+            alike. Nothing else uses it.
         leverage: for ``influence_on_loss``. It is a property of the model, so that whatever asks
             for its influences (as ``validate`` does) speaks of the same scores; what else the model
             has is first-order.
@@ -199,7 +224,8 @@ class SklearnModel(LinearModel):
     @property
     def parameter_names(self) -> list[str]:
         """What each of θ belongs to, [p]: a feature, or the intercept (or Huber's scale), and which
-        class or target where there are several."""
+        class or target where there are several. The last step of a pipeline knows its features
+        after ``set_output(transform="pandas")``."""
         return parameter_names(self.estimator, self._terms, self.train.x.shape[1])
 
     def as_frame(self, scores: np.ndarray, x_test: Any = None) -> Any:
