@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from influence.solvers.solution import SolverError
+
+# 1 − h below this is rounding.
+_FULL_LEVERAGE = 1e-10
 # Points whose parameters without them are held at a time.
 _AT_ONCE = 512
 
@@ -30,6 +34,12 @@ def leave_one_out_outputs(model: Any) -> np.ndarray:
         return outputs + np.concatenate(steps)
     forms, n = model.output_forms(), len(model.train)
     left = np.eye(outputs.shape[1]) - curvatures @ forms / n
+    full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
+    if len(full):
+        raise SolverError(
+            f"The leverage of training point {full[0]} is 1: the others do not determine its "
+            f"output. Leave it out, or add a penalty."
+        )
     corrected = np.linalg.solve(left, slopes[:, :, np.newaxis])
     return outputs + (forms @ corrected)[:, :, 0] / n
 

@@ -19,7 +19,7 @@ from sklearn.linear_model import (
 from sklearn.svm import LinearSVC
 from statsmodels.stats.outliers_influence import GLMInfluence, MLEInfluence
 
-from influence import Dataset, from_sklearn
+from influence import Dataset, SolverError, from_sklearn
 from influence import LogisticRegression as OurLogisticRegression
 
 RNG = np.random.default_rng(2)
@@ -217,3 +217,12 @@ def test_what_is_no_likelihood_is_refused(estimator, name):
     for method in (model.cooks_distance, model.dfbetas):
         with pytest.raises(ValueError, match=f"{name} is no likelihood"):
             method()
+
+
+def test_a_point_that_alone_has_a_feature():
+    y = GLMS["normal"][2]
+    x = np.column_stack([X, np.arange(N) == 4])
+    model = from_sklearn(LinearRegression().fit(x, y), x, y)
+    assert model.leverage()[4] == pytest.approx(1)
+    with pytest.raises(SolverError, match="leverage of training point 4 is 1"):
+        model.leave_one_out_outputs()

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.base import clone
 from sklearn.linear_model import (
     ElasticNet,
@@ -334,3 +335,36 @@ def test_names_of_parameters():
     y = Y["outliers"][:N]
     model = from_sklearn(fitted(ESTIMATORS["huber"][0], x, y), x, y)
     assert model.parameter_names[-2:] == ["intercept", "intercept (scale)"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lasso", "poisson", "huber", "squared hinges", "ridge, targets", "elastic net, softmax"],
+)
+def test_sparse_points_are_dense_ones(name):
+    estimator, labels = ESTIMATORS[name]
+    x, y = np.where(np.abs(X) < 0.5, 0, X), Y[labels]
+    estimator = fitted(estimator, x[:N], y[:N])
+    dense = from_sklearn(estimator, x[:N], y[:N])
+    sparse = from_sklearn(estimator, scipy.sparse.csc_array(x[:N]), y[:N])
+    scores = dense.influence_on_loss(x[N:], y[N:])
+    same = sparse.influence_on_loss(scipy.sparse.csr_array(x[N:]), y[N:])
+    np.testing.assert_allclose(same, scores, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(sparse.self_influence(), dense.self_influence(), rtol=1e-7)
+    np.testing.assert_allclose(
+        sparse.leave_one_out_outputs(), dense.leave_one_out_outputs(), rtol=1e-7, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", ["logistic", "gamma", "ridge, targets", "squared hinges"])
+def test_first_order_scores_are_the_formula(name):
+    estimator, labels = ESTIMATORS[name]
+    x, y = X[:N], Y[labels][:N]
+    model = from_sklearn(fitted(estimator, x, y, WEIGHTS), x, y, WEIGHTS)
+    inverse = np.linalg.inv(N * model.hessian().dense())
+    removed = model.scans.gradients("normal", model.tensors)
+    if not model.keeps_sum:
+        removed = removed + np.outer(model.example_weights, model.regularization_gradient())
+    truth = model.test_gradient(X[N:], Y[labels][N:]).T @ inverse @ removed.T
+    np.testing.assert_allclose(model.influence_on_loss(X[N:], Y[labels][N:]), truth, rtol=1e-8)
+    assert model.validate(X[N:], Y[labels][N:], points=8).pearson_r > 0.99
