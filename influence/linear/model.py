@@ -18,6 +18,7 @@ from influence.fitting.newton import minimize
 from influence.linear.functions import LinearLoss
 from influence.linear.gram import quadratic_forms, sparse_gram
 from influence.linear.hessian import ClassInverse, LinearHessian
+from influence.linear.leverage import LinearRemoval
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans
@@ -275,5 +276,11 @@ class LinearModel(GenericNeuralNet):
         functions = self.scans.functions(dtype)
         return LinearHessian(functions, *self.scans.matrix, weights, self.penalty, self.loss)
 
-    def _removed_regularizer(self, block):
-        return 0.0 if self.keeps_sum else super()._removed_regularizer(block)
+    def _removed_slope(self):
+        return np.zeros(self.num_parameters) if self.keeps_sum else super()._removed_slope()
+
+    def _newton_curvature(self):
+        return self.hessian("float64")
+
+    def _make_removal(self, solver=None, curvature=None, strict=False):
+        return LinearRemoval(self, solver, curvature, strict)
