@@ -6,7 +6,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from influence import from_sklearn
+from influence import SolverError, from_sklearn
 from influence.objective.sets import Sets
 
 X, Y = load_breast_cancer(return_X_y=True)
@@ -27,13 +27,15 @@ def agreement(predicted, actual):
     return np.corrcoef(predicted, actual)[0, 1], np.polyfit(actual, predicted, 1)[0]
 
 
-def random_sets(share, number=12):
+def random_sets(share, number=50):
     random, n = np.random.default_rng(1), len(TRAIN[1])
     return [random.choice(n, int(share * n), replace=False) for _ in range(number)]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_sets_are_refitted(model, share):
+    # At a fifth of the points a step with the curvature of the start goes some 5% too far: samples
+    # of 50 sets had slopes of 1.03 to 1.06.
     sets = random_sets(share)
     first, newton, actual = (
         model.influence_of_sets(sets, *TEST, order=order) for order in ("first", "newton", "refit")
@@ -42,18 +44,19 @@ def test_sets_are_refitted(model, share):
     assert correlation >= 0.99
     assert slope == pytest.approx(1, abs=0.05)
     # The first order beside it.
-    assert agreement(first, actual)[0] < correlation
-    assert agreement(first, actual)[1] < 0.92
+    less, small = agreement(first, actual)
+    assert less < 0.99 < correlation
+    assert small < 0.88
 
 
-@pytest.mark.parametrize("groups", [5, 20, 100])
-def test_groups_are_refitted(model, groups):
-    labels = np.random.default_rng(2).integers(0, groups, len(TRAIN[1]))
+@pytest.mark.parametrize(("groups", "off"), [(5, 0.08), (20, 0.05), (100, 0.05)])
+def test_groups_are_refitted(model, groups, off):
+    labels = np.random.default_rng(2).permutation(np.arange(len(TRAIN[1])) % groups)
     actual = model.influence_of_sets(labels, *TEST, order="refit")
     assert actual.shape == (56, groups)
     correlation, slope = agreement(model.influence_of_sets(labels, *TEST), actual)
     assert correlation >= 0.99
-    assert slope == pytest.approx(1, abs=0.05)
+    assert slope == pytest.approx(1, abs=off)
 
 
 def test_least_squares_is_the_refit():
@@ -119,7 +122,7 @@ def test_sets_that_are_none(sets, message):
 
 def test_a_set_that_is_refused_has_its_label(model):
     labels = np.where(TRAIN[1] == 1, "b", np.where(np.arange(len(TRAIN[1])) % 2, "a", "c"))
-    with pytest.raises(Exception, match=r"Without set 1 \('b'\) a class has no training points"):
+    with pytest.raises(SolverError, match=r"Without set 1 \('b'\) a class has no training points"):
         model.influence_of_sets(labels, *TEST)
     with pytest.raises(ValueError, match=r"cannot be refitted without set 1 \('b'\)"):
         model.influence_of_sets(labels, *TEST, order="refit")
