@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import scipy.sparse
@@ -19,6 +19,7 @@ from influence.linear.diagnostics import cooks_distance, dfbetas, leave_one_out_
 from influence.linear.functions import LinearLoss
 from influence.linear.gram import quadratic_forms, sparse_gram
 from influence.linear.hessian import ClassInverse, LinearHessian
+from influence.linear.leverage import LinearRemoval
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans
@@ -350,23 +351,6 @@ class LinearModel(GenericNeuralNet):
         """
         return dfbetas(self)
 
-    def parameter_changes(self, sets: Any, order: str = "newton") -> np.ndarray:
-        """Δθ after one Newton step without each of ``sets``: [p, k]."""
-        n, columns = len(self.train), []
-        own = np.zeros((self.num_parameters, self.num_parameters))
-        self.penalty.add_to(own)
-        matrix = n * self.hessian("float64").dense()
-        slope = 0.0 if self.keeps_sum else self.regularization_gradient()
-        for members in sets:
-            points = self.points.chosen(members)
-            rows, s, a = self.training_rows(members), *self.training_outputs(members)[1:]
-            gradients = np.einsum("bi,ba->bia", rows, s).reshape(len(rows), -1)
-            share = np.broadcast_to(self._removed_shares(points), len(rows)).sum()
-            gone = np.einsum("bi,bac,bj->iajc", rows, a, rows).reshape(matrix.shape)
-            left = matrix - gone - (0.0 if self.keeps_sum else share * own)
-            columns.append(np.linalg.solve(left, gradients.sum(axis=0) + share * slope))
-        return np.stack(columns, axis=1)
-
     def training_rows(self, indices: ArrayLike | None = None) -> np.ndarray:
         """x̃ of training points in float64, [b, d]."""
         rows = self.scans.rows(self.points.chosen(indices)[0])
@@ -402,5 +386,11 @@ class LinearModel(GenericNeuralNet):
         functions = self.scans.functions(dtype)
         return LinearHessian(functions, *self.scans.matrix, weights, self.penalty, self.loss)
 
-    def _removed_regularizer(self, block):
-        return 0.0 if self.keeps_sum else super()._removed_regularizer(block)
+    def _removed_slope(self):
+        return np.zeros(self.num_parameters) if self.keeps_sum else super()._removed_slope()
+
+    def _newton_curvature(self):
+        return self.hessian("float64")
+
+    def _make_removal(self, solver=None, curvature=None, strict=False):
+        return LinearRemoval(self, solver, curvature, strict)

@@ -6,20 +6,15 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-import scipy.sparse
-import tensorflow as tf
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from influence.curvature.operator import HessianOperator
 from influence.data.dataset import Dataset, check_dataset, check_indices
 from influence.data.types import Inputs
-from influence.linear.leverage import one_newton_step
 from influence.linear.model import LinearModel
 from influence.linear.penalty import RowPenalty
 from influence.linear.weighted import Weighted
-from influence.objective.generic_neural_net import check_reduction
 from influence.sklearn_models.coefficients import (
     PIN,
     coefficients,
@@ -37,12 +32,6 @@ from influence.sklearn_models.estimators import (
 from influence.sklearn_models.points import SklearnPoints, transformed
 from influence.sklearn_models.tables import row_names
 from influence.sklearn_models.terms import Terms
-from influence.solvers.exact import Exact
-from influence.solvers.semidefinite import RangeInverse
-from influence.solvers.solution import Solver
-
-# Points without which test losses are computed together.
-_COLUMNS_AT_ONCE = 512
 
 
 def from_sklearn(
@@ -52,7 +41,6 @@ def from_sklearn(
     sample_weight: ArrayLike | None = None,
     *,
     temperature: float = 0.001,
-    leverage: bool = False,
 ) -> SklearnModel:
     """The influences of a fitted scikit-learn estimator, which is read and never changed.
 
@@ -94,14 +82,14 @@ def from_sklearn(
     **First-order scores are good while no point has much leverage.** Against refits of logistic
     regression without each point (standardised breast cancer and wine data, every training point
     and 10% test points) their correlation is above 0.999 at C = 0.001, above 0.98 at C = 0.01 and
-    about 0.96 at C = 1; and they are too small, by 1–3%, 4–17% and 24–50%. ``leverage=True``
+    about 0.96 at C = 1; and they are too small, by 1–3%, 4–17% and 24–50%. ``order="newton"``
     divides the predicted change of the parameters by 1 − h_i, the point's leverage h_i
     (Sherman–Morrison; arXiv 2506.06656; a c×c matrix for c classes), and takes the test loss there:
     one Newton step of the objective without the point. That has correlations above 0.9999 at
     C = 0.01, 0.999 at C = 0.1 and 0.99 at C = 1, with a slope of 1 ± 0.07, and for least squares
     it is the refit. Of the hinge, whose slope jumps, expect 0.9 to 0.95. The squared hinge needs no
     smoothing, but its curvature jumps, which is not foreseen where points change sides: on the
-    breast cancer data the correlation is 0.98 at C = 0.001 (above 0.9999 with leverage), 0.96 at
+    breast cancer data the correlation is 0.98 at C = 0.001 (above 0.9999 by Newton's step), 0.96 at
     0.01 (0.97), and at LinearSVC's default C = 1 only 0.7 to 0.8 (0.86 to 0.98).
 
     Args:
@@ -118,9 +106,6 @@ def from_sklearn(
         temperature: t of the smooth hinge, t log(1 + exp((1 − s)/t)), whose derivatives at the
             estimator's parameters stand for those of the hinge; of epsilon-insensitive losses
             alike. Nothing else uses it.
-        leverage: for ``influence_on_loss``. It is a property of the model, so that whatever asks
-            for its influences (as ``validate`` does) speaks of the same scores; what else the model
-            has is first-order.
 
     Raises:
         ValueError: an estimator or a setting that is not among these, or is not fitted; data that
@@ -144,21 +129,18 @@ def from_sklearn(
         >>> model.influence_on_loss([[1.5]], ["dog"]).round(2).tolist()
         [[-0.05, -0.09, 0.29, 0.28, -0.39]]
 
-        For least squares, with leverage, the scores are what a refit says:
+        For least squares a step of Newton's method is what a refit says:
 
         >>> y = [-2, -1, 1, 2, 9]
-        >>> model = from_sklearn(Ridge().fit(X, y), X, y, leverage=True)
-        >>> model.influence_on_loss([[1.5]], [1.5], train_indices=[4]).round(3).tolist()
+        >>> model = from_sklearn(Ridge().fit(X, y), X, y)
+        >>> chosen = {"order": "newton", "train_indices": [4]}
+        >>> model.influence_on_loss([[1.5]], [1.5], **chosen).round(3).tolist()
         [[-3.451]]
         >>> (model.refit(4).losses([[1.5]], [1.5]) - model.losses([[1.5]], [1.5])).round(3).tolist()
         [-3.451]
     """
     last, transform = _last_step(estimator)
     terms = read_terms(last, temperature)
-    if leverage and terms.slack:
-        raise ValueError(
-            f"leverage=True is for generalised linear models: {type(last).__name__} has the hinge."
-        )
     x = transformed(X, last, transform, "X")
     features = np.shape(last.coef_)[-1]
     if x.ndim != 2 or x.shape[1] != features:
@@ -173,7 +155,7 @@ def from_sklearn(
     weights = weights / terms.weight_unit
     index = row_names(X)
     index = np.arange(len(train)) if index is None else index
-    model = SklearnModel(last, terms, train, weights, transform, index, leverage)
+    model = SklearnModel(last, terms, train, weights, transform, index)
     model._read_parameters()
     warn_unless_converged(model)
     return model
@@ -198,9 +180,8 @@ class SklearnModel(LinearModel):
         weights: np.ndarray,
         transform: Callable[[Inputs], Inputs] | None,
         index: Any,
-        leverage: bool,
     ) -> None:
-        self.estimator, self._leverage = estimator, leverage
+        self.estimator = estimator
         self._terms, self._transform = terms, transform
         self._classes: Any = getattr(estimator, "classes_", None)
         self.example_weights, self.index = weights, index
@@ -297,72 +278,8 @@ class SklearnModel(LinearModel):
         keep[check_indices(without, len(self.train))] = False
         return self._with(train, self.example_weights[keep], self.index[keep]).fit()
 
-    def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
-        if not self._leverage:
-            return super()._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
-        check_reduction(reduction)
-        self._check_determined(x_test, y_test, loss, how)
-        before = self.losses(x_test, y_test, loss)[:, np.newaxis]
-        thetas, parts = self.parameters_without(train_indices, **how), []
-        for first in range(0, thetas.shape[1], _COLUMNS_AT_ONCE):
-            columns = thetas[:, first : first + _COLUMNS_AT_ONCE]
-            changes = self.losses_at(columns, x_test, y_test) - before
-            parts.append(changes if reduction is None else changes.mean(axis=0))
-        return np.concatenate(parts, axis=-1)
-
-    def parameters_without(
-        self,
-        train_indices: ArrayLike | None = None,
-        *,
-        solver: Solver | None = None,
-        curvature: HessianOperator | None = None,
-        strict: bool = False,
-    ) -> np.ndarray:
-        """θ after one Newton step from θ̂ of the objective without point i, for each i: [p, n].
-
-        θ̂ + (nH − H_i)⁻¹∇ℓ_i, where the influence function has (nH)⁻¹∇ℓ_i: it neglects that the
-        Hessian loses a point, too. The penalty is kept beside the sum. For least squares the step
-        ends at the optimum. See ``one_newton_step``.
-
-        Args:
-            train_indices, solver, curvature, strict: as for ``influence_on_loss``; it solves for
-                the whole inverse of H, [p, p].
-
-        Raises:
-            SolverError: without one of the points there is no single optimum; a direction that
-                all of them leave open is none of its concern, as no prediction for them depends
-                on it.
-        """
-        inverse = self._inverse(solver, strict, curvature) / len(self.train)
-        x, labels = self.points.chosen(train_indices)
-        rows = self.scans.rows(x)
-        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
-        rows = rows.astype(self.dtype, copy=False)
-        logits = tf.constant(rows @ self.weights.numpy())
-        slopes = self.loss.slopes(logits, labels).numpy()
-        curvatures = self.loss.curvature_matrix(self.loss.curvature(logits, labels)).numpy()
-        steps = one_newton_step(rows, slopes, curvatures, inverse)
-        return self.parameters[:, np.newaxis] + steps
-
     def _warn_unless_at_minimum(self, curvature):
         pass  # ``from_sklearn`` has looked, by a measure that does not depend on units.
-
-    def _inverse(self, solver, strict, curvature):
-        """H⁻¹ [p, p], on the range of H where the solver is ``Exact``."""
-        operator = self.hessian() if curvature is None else curvature
-        solver = self._solver_for(curvature) if solver is None else solver
-        if isinstance(solver, Exact):
-            return solver.inverse(operator, strict)
-        return self.inverse_hvp(np.eye(self.num_parameters), solver, strict, curvature).x
-
-    def _check_determined(self, x_test, y_test, loss, how):
-        """Raise a SolverError where the training points do not determine the test losses."""
-        curvature = how["curvature"]
-        solver = self._solver_for(curvature) if how["solver"] is None else how["solver"]
-        if isinstance(solver, Exact):
-            factor = solver.factor(self.hessian() if curvature is None else curvature)
-            if isinstance(factor, RangeInverse):
-                factor.check_range(self.test_gradient(x_test, y_test, loss))
 
     def influence_input_gradient(
         self, train_indices: ArrayLike, x_test: Inputs, y_test: ArrayLike, **options: Any
@@ -396,9 +313,7 @@ class SklearnModel(LinearModel):
         return dict(zip(self._classes.tolist(), self._terms.loss.positives))
 
     def _with(self, train, weights, index):
-        return SklearnModel(
-            self.estimator, self._terms, train, weights, self._transform, index, self._leverage
-        )
+        return SklearnModel(self.estimator, self._terms, train, weights, self._transform, index)
 
     def _clone(self, train):
         if len(train) != len(self.train):
