@@ -397,8 +397,8 @@ class GenericNeuralNet(abc.ABC):
                 log(1 − p(y|x)), which rises, like the loss, as the model gets less sure of y.
             solver: ``Exact()``, ``ConjugateGradient()``, ``Lissa()``; None is ``Exact()`` up to
                 2,000 parameters and conjugate gradients above.
-            curvature: the operator that stands for H; None is ``hessian()``, for "newton"
-                ``gauss_newton()``, with its damping where a model has one. Away from an optimum
+            curvature: the operator that stands for H; None is ``hessian()``, with its damping
+                where a model has one. Away from an optimum
                 ``hessian() + δ`` or ``gauss_newton() + δ`` (δ is the paper's damping).
             train_indices: only these training points, in this order, instead of all n.
             strict: an unconverged or indefinite solve is an error instead of a warning.
@@ -434,14 +434,14 @@ class GenericNeuralNet(abc.ABC):
             [[0.11, 0.05, 0.05, 0.11, -0.37]]
         """
         check_reduction(reduction)
-        how = {"solver": solver, "curvature": curvature, "strict": strict}
         if order == "newton":
+            how = {"solver": solver, "curvature": curvature, "strict": strict}
             sets = Sets.of_points(train_indices, len(self.train))
             return influence_without(self, sets, order, x_test, y_test, reduction, loss, how)
         if order != "first":
             raise ValueError(f'order must be "first" or "newton", not {order!r}.')
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
-        s_test = self.inverse_hvp(gradient, **how).x
+        s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         scores = self._removal(self.points.chosen(train_indices), s_test)
         self._warn_unless_at_minimum(curvature)
         return scores
@@ -672,8 +672,8 @@ class GenericNeuralNet(abc.ABC):
         return self.hessian()
 
     def _newton_curvature(self) -> HessianOperator:
-        """What stands for the Hessian where points take theirs along."""
-        return self.gauss_newton()
+        """The default where points take their own curvature along."""
+        return self._default_curvature()
 
     def _warn_unless_at_minimum(self, curvature: HessianOperator | None) -> None:
         """Say once at each θ that influences are asked for away from a minimum.
