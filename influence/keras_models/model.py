@@ -380,9 +380,6 @@ class KerasModel(GenericNeuralNet):
         columns = tf.map_fn(of_parameter, tf.eye(self.num_parameters, dtype=self.dtype))
         return tf.transpose(columns, [1, 2, 0])
 
-    def _newton_curvature(self):
-        return self.gauss_newton() + self.damping
-
     # Fitting.
 
     def _value_and_gradient(self, theta):

@@ -28,12 +28,12 @@ class Removal:
     With C the curvature, Σ over the k points of a set S, and ρ the gradient of what goes of the
     regulariser with each point (all of it, or where it stands beside a sum, nothing):
 
-    - "first": (nC)⁻¹ (Σ ∇L + kρ), as the influence functions have it, C the model's curvature;
-    - "newton": (nC − Σ JᵀΛJ)⁻¹ (Σ ∇L + kρ), one Newton step of the objective without the set, C the
-      Gauss-Newton matrix with the model's damping. The set takes its own curvature along, J the
-      Jacobians of the outputs and Λ the losses' second derivatives in them. What the regulariser's
-      curvature loses, k/n of it, is left there; linear models, which know it in closed form, take
-      it away.
+    - "first": (nC)⁻¹ (Σ ∇L + kρ), as the influence functions have it;
+    - "newton": (nC − Σ JᵀΛJ)⁻¹ (Σ ∇L + kρ): the set takes its own curvature along, of which
+      Gauss-Newton's part is taken, with J the Jacobians of the outputs and Λ the losses' second
+      derivatives in them. With C the Hessian of a linear model, or any Gauss-Newton matrix, it is
+      one step of the Newton method of that name without the set. What the regulariser's curvature
+      loses, k/n of it, is left there; linear models, which know it in closed form, take it away.
     - "refit": the model is fitted again.
 
     Args:
@@ -210,8 +210,8 @@ class Removal:
 def undetermined(name: str) -> SolverError:
     """What to say of a set, or a point, of leverage 1."""
     return SolverError(
-        f"The leverage of {name} is 1: the points that are left do not determine the parameters. "
-        f"Leave it out, or add a penalty."
+        f"The leverage of {name} is at least 1: the points that are left do not determine the "
+        f"parameters. Leave it out, or add a penalty or a damping."
     )
 
 

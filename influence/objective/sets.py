@@ -21,7 +21,7 @@ class Sets:
         names: what a message calls set number j: ``names[j]``, or "set j" (None).
     """
 
-    members: Sequence[np.ndarray]
+    members: Sequence[np.ndarray] | np.ndarray
     names: Sequence[str] | None = None
 
     @classmethod

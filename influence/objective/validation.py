@@ -120,8 +120,8 @@ def validate(
         raise ValueError(
             f"points must be between 2 and the {len(scores)} training points, not {points!r}."
         )
-    order = np.argsort(-np.abs(scores), kind="stable")
-    predicted = scores[order[:points]].astype(np.float64)
+    ranked = np.argsort(-np.abs(scores), kind="stable")
+    predicted = scores[ranked[:points]].astype(np.float64)
     if np.ptp(predicted) <= 10 * np.finfo(scores.dtype).eps * np.abs(predicted).max():
         raise ValueError(
             f"The {points} largest predicted changes are all {predicted[0]:.3g}: there is nothing "
@@ -131,7 +131,7 @@ def validate(
     found: dict[int, tuple[float, float]] = {}
     skipped: dict[int, str] = {}
     with tqdm(total=points, desc="validate", disable=None if progress else True) as bar:
-        for index in order[: 2 * points].tolist():
+        for index in ranked[: 2 * points].tolist():
             change, norm, reason = refits.without(index)
             if reason:
                 skipped[index] = reason

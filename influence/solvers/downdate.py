@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 
 # 1 minus a leverage below this is rounding.
 _FULL_LEVERAGE = 1e-10
@@ -54,7 +55,7 @@ def inner_inverses(forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     else:
         values, vectors = np.linalg.eigh(forms)
     left = 1 - values
-    full = (left < _FULL_LEVERAGE).any(axis=-1)
+    full = np.asarray(left.min(axis=-1) < _FULL_LEVERAGE)
     left = np.where(full[..., np.newaxis], 1.0, left)
     return (vectors / left[..., np.newaxis, :]) @ np.swapaxes(vectors, -1, -2), full
 
@@ -106,4 +107,6 @@ def scaled_rows(jacobians: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
 
 def compressed(rows: np.ndarray) -> np.ndarray:
     """F [≤ p, p] with the same FᵀF as ``rows`` [s, p]."""
-    return rows if len(rows) <= rows.shape[1] else np.linalg.qr(rows, mode="r")
+    if len(rows) <= rows.shape[1]:
+        return rows
+    return scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]

@@ -113,7 +113,7 @@ def test_what_the_points_do_not_determine_is_refused():
     for order in ("first", "newton"):
         with pytest.raises(SolverError, match="not in its range"):
             model.influence_on_loss(random.normal(size=(2, 20)), y[:2], order=order)
-    with pytest.raises(SolverError, match="The leverage of training point 0 is 1"):
+    with pytest.raises(SolverError, match="The leverage of training point 0 is at least 1"):
         model.influence_on_loss(x[:2], y[:2], order="newton")
 
 
@@ -121,9 +121,9 @@ def test_a_point_that_alone_determines_a_direction_is_refused():
     y, of_name = designs(0)
     x = np.c_[of_name["one-hot beside an intercept"], np.eye(len(y))[3]]
     model = from_sklearn(LinearRegression().fit(x, y), x, y)
-    with pytest.raises(SolverError, match="The leverage of training point 3 is 1"):
+    with pytest.raises(SolverError, match="The leverage of training point 3 is at least 1"):
         model.influence_on_loss(x[:2], y[:2], order="newton")
-    with pytest.raises(SolverError, match="The leverage of set 1 is 1"):
+    with pytest.raises(SolverError, match="The leverage of set 1 is at least 1"):
         model.parameter_changes([[0, 1], [3, 4]])
     model.influence_on_loss(x[:2], y[:2], order="newton", train_indices=[0, 1, 4])
 
