@@ -19,7 +19,8 @@ class Dataset:
         x: [n, ...] numbers, one row a point; copied, unless the array is read-only. Eight-bit
             images stay eight-bit: a model converts a batch at a time. A SciPy sparse matrix [n, d]
             stays sparse (CSR); linear models take it.
-        labels: [n] numbers, one label a point.
+        labels: [n] numbers, one label a point; [n, c] of several targets, which estimators of
+            scikit-learn have.
         scale: what a model multiplies ``x`` by as it converts a batch, e.g. ``1 / 255`` for
             eight-bit pixels. Everything that is compared with the data (test points) is in the
             units of ``x``, before scaling.
@@ -50,11 +51,8 @@ class Dataset:
                 f"x must have a row for each point and at least one feature, [n, d]; its shape is "
                 f"{self.x.shape}."
             )
-        if self.labels.ndim != 1:
-            raise ValueError(
-                f"labels must be a vector [n], one label a point; their shape is "
-                f"{self.labels.shape}."
-            )
+        if self.labels.ndim not in (1, 2):
+            raise ValueError(_not_a_vector(self.labels))
         if self.x.shape[0] != len(self.labels):
             raise ValueError(
                 f"x has {self.x.shape[0]} rows and labels has {len(self.labels)}: give one label "
@@ -110,10 +108,13 @@ class Dataset:
         return Dataset(_selected(self.x, mask), _selected(self.labels, mask), self.scale)
 
 
-def check_dataset(train: object) -> None:
-    """Raise a ValueError unless ``train`` is a Dataset."""
+def check_dataset(train: object, several: bool = False) -> None:
+    """Raise a ValueError unless ``train`` is a Dataset, of ``several`` targets a point or of one
+    label."""
     if not isinstance(train, Dataset):
         raise ValueError(f"train must be an influence.Dataset, not {type(train).__name__}.")
+    if not several and train.labels.ndim != 1:
+        raise ValueError(_not_a_vector(train.labels))
 
 
 def check_indices(indices: ArrayLike, size: int, name: str = "indices") -> np.ndarray:
@@ -140,21 +141,30 @@ def check_indices(indices: ArrayLike, size: int, name: str = "indices") -> np.nd
 
 
 def check_points(
-    x: Inputs, labels: ArrayLike, shape: Iterable[int], x_name: str, labels_name: str
+    x: Inputs,
+    labels: ArrayLike,
+    shape: Iterable[int],
+    x_name: str,
+    labels_name: str,
+    targets: tuple[int, ...] = (),
 ) -> tuple[Any, np.ndarray]:
-    """Test or phantom points as ``(x [m, *shape], labels [m])``; one point may come without ``m``.
+    """Test or phantom points as ``(x [m, *shape], labels [m, *targets])``; one point may come
+    without ``m``.
 
     Raises:
         ValueError: says which of the two arrays is wrong and how.
     """
     x = check_inputs(x, shape, x_name)
-    labels = np.atleast_1d(_check_numbers(labels, labels_name))
-    if labels.shape != (x.shape[0],):
+    array = _check_numbers(labels, labels_name)
+    if array.shape == targets:
+        array = array[np.newaxis]
+    if array.shape != (x.shape[0], *targets):
+        wanted = f"[{x.shape[0]}, {targets[0]}]" if targets else f"a vector of {x.shape[0]} labels"
         raise ValueError(
-            f"{labels_name} must be a vector of {x.shape[0]} labels, one for each row of {x_name}; "
-            f"its shape is {labels.shape}."
+            f"{labels_name} must be {wanted}, one for each row of {x_name}; its shape is "
+            f"{array.shape}."
         )
-    return x, labels
+    return x, array
 
 
 def check_inputs(x: Inputs, shape: Iterable[int], name: str) -> np.ndarray:
@@ -193,6 +203,10 @@ def check_two_classes(labels: np.ndarray) -> None:
         raise ValueError(
             f"train.labels has a single class, {labels[0]}: a classifier needs points of two."
         )
+
+
+def _not_a_vector(labels: np.ndarray) -> str:
+    return f"labels must be a vector [n], one label a point; their shape is {labels.shape}."
 
 
 def _check_numbers(values, name: str):

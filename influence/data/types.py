@@ -30,6 +30,8 @@ DType = str | type | np.dtype
 File = str | os.PathLike[str]
 Loss = Literal["normal", "adversarial"]
 Reduction = Literal["mean"]
+# How exactly a removal is computed; see ``objective.removal.Removal``.
+Order = Literal["first", "newton", "refit"]
 
 
 class Model(Protocol):

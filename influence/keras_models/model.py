@@ -405,5 +405,6 @@ class KerasModel(GenericNeuralNet):
         ranges = lambda place, ignored: range_of(leaves[place], ignored)  # noqa: E731
         self._loss.check_labels(shapes, ranges, name)
 
-    def _removed_regularizer(self, block):
-        return 0.0 if self._keeps_sum else super()._removed_regularizer(block)
+    def _removed_slope(self):
+        slope = super()._removed_slope()
+        return np.zeros_like(slope) if self._keeps_sum else slope

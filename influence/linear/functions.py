@@ -28,6 +28,13 @@ class LinearLoss(abc.ABC):
     # Whether it never rises with a point's margins, as the losses of classifiers do: it has no
     # single minimum where a direction separates the classes.
     falls_with_margins = True
+    # Whether it is a sum of losses of one logit each, as that of one class against the rest is.
+    separate = False
+    # Whether it is convex in the logits, whatever they are.
+    convex = True
+    # What it is of a distribution: nothing ("none"), its negative log-likelihood ("full"), the same
+    # up to a dispersion that is not known ("dispersed"), or a normal one's ("normal").
+    likelihood = "none"
     # What the methods take as labels of b points.
     labels_spec = tf.TensorSpec([None], tf.int64)
 
@@ -59,6 +66,11 @@ class LinearLoss(abc.ABC):
     @abc.abstractmethod
     def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
         """∂²ℓ/∂z²: [b, c, c]."""
+
+    def information(self, z: tf.Tensor) -> tf.Tensor:
+        """The mean of ∂²ℓ/∂z² over labels of the distribution that z says, [b, 1]: of losses on one
+        logit whose dispersion is not known."""
+        raise NotImplementedError(f"{type(self).__name__} has no information.")
 
 
 class OneLogitLoss(LinearLoss):

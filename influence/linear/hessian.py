@@ -76,8 +76,7 @@ class LinearHessian(HessianOperator):
         return matrix
 
     def _eigenvalue_bound(self):
-        # The losses are convex in the logits.
-        return self._penalty.smallest
+        return self._penalty.smallest if self._loss.convex else -np.inf
 
     def _diagonal(self):
         diagonal = self._functions.diagonal(self._x, self._curvature).numpy().ravel()

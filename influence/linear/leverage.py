@@ -1,44 +1,222 @@
-"""One Newton step without a point: the point's own curvature goes, too."""
+"""Removals from linear models: the points' own curvature goes, too, in closed form."""
 
 from __future__ import annotations
 
-import numpy as np
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from influence.curvature.operator import HessianOperator
+from influence.linear.penalty import Penalty
+from influence.objective.removal import Removal, undetermined
+from influence.solvers.downdate import compressed, inner_inverses, roots
+from influence.solvers.exact import Exact
 from influence.solvers.solution import SolverError
 
-# 1 − h below this is rounding.
-_FULL_LEVERAGE = 1e-10
+# Numbers that a block of points' parameters may have: 32 MB.
+_NUMBERS = 2**22
+
+
+class PointTerms(NamedTuple):
+    """What a few points have to say: ∇ℓ_i = X_i s_i and ∇²ℓ_i = X_i A_i X_iᵀ, X_i = x_i ⊗ I.
+
+    Weights of examples are in s and A. In float64.
+
+    Attributes:
+        rows: x [b, d], with the constant feature and the data set's scale.
+        slopes: s [b, c].
+        roots: R [b, c, c] with R Rᵀ = A.
+    """
+
+    rows: np.ndarray
+    slopes: np.ndarray
+    roots: np.ndarray
+
+    @property
+    def gradients(self) -> np.ndarray:
+        """X_i s_i of each: [b, d·c]."""
+        return self.along(self.slopes)
+
+    def along(self, outputs: np.ndarray) -> np.ndarray:
+        """X_i u_i for u [b, c]: [b, d·c]."""
+        block = self.rows[:, :, np.newaxis] * outputs[:, np.newaxis]
+        return block.reshape(len(block), -1)
+
+    def forms(self, inverse: np.ndarray) -> np.ndarray:
+        """X_iᵀ M⁻¹ X_i, from M⁻¹ [d·c, d·c]: [b, c, c]."""
+        (b, d), c = self.rows.shape, self.slopes.shape[1]
+        forms, blocks = np.empty((b, c, c)), inverse.reshape(d, c, d, c)
+        for i in range(c):
+            for j in range(i, c):
+                form = np.sum((self.rows @ blocks[:, i, :, j]) * self.rows, axis=1)
+                forms[:, i, j] = forms[:, j, i] = form
+        return forms
 
 
 def one_newton_step(
-    rows: np.ndarray, slopes: np.ndarray, curvatures: np.ndarray, inverse: np.ndarray
-) -> np.ndarray:
-    """M_i⁻¹∇ℓ_i for each of q points, M_i being M without the point's own curvature: [p, q].
+    terms: PointTerms, inverse: np.ndarray, slope: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(M − ∇²ℓ_i)⁻¹(∇ℓ_i + ρ) of each of b points, [p, b], and where there is none, [b].
 
-    With X_i = x_i ⊗ I, ∇ℓ_i = X_i s_i and M_i = M − X_i A_i X_iᵀ, it is by Woodbury's identity
-    M⁻¹X_i (I − A_i K_i)⁻¹ s_i, K_i = X_iᵀM⁻¹X_i: for c = 1 the step M⁻¹∇ℓ_i of the influence
+    By Woodbury's identity it is M⁻¹(X_i (s_i + a_i) + ρ) with a = R (I − RᵀKR)⁻¹ Rᵀ u,
+    K = XᵀM⁻¹X and u = K s + XᵀM⁻¹ρ. For c = 1 and ρ = 0 that is the step M⁻¹∇ℓ_i of the influence
     function over 1 − h_i, with the leverage h_i = A_i K_i.
 
     Args:
-        rows: x, [q, d].
-        slopes: s, [q, c].
-        curvatures: A, [q, c, c].
-        inverse: M⁻¹, [d·c, d·c].
-
-    Raises:
-        SolverError: I − A_i K_i is singular: the leverage of a point is 1.
+        terms: of the points.
+        inverse: M⁻¹, [p, p].
+        slope: ρ, [p].
     """
-    (q, d), c = rows.shape, slopes.shape[1]
-    forms, blocks = np.empty((q, c, c)), inverse.reshape(d, c, d, c)
-    for a, b in np.ndindex(c, c):
-        forms[:, a, b] = np.sum((rows @ blocks[:, a, :, b]) * rows, axis=1)
-    left = np.eye(c) - curvatures @ forms
-    full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
-    if len(full):
-        raise SolverError(
-            f"The leverage of point {full[0]} of {q} is 1: the others alone do not determine the "
-            f"parameters. Use leverage=False, or a penalty."
-        )
-    corrected = np.linalg.solve(left, slopes[:, :, np.newaxis])[:, :, 0]
-    gradients = rows[:, :, np.newaxis] * corrected[:, np.newaxis]
-    return inverse @ gradients.reshape(q, -1).T
+    beside = inverse @ slope
+    forms, transposed = terms.forms(inverse), np.swapaxes(terms.roots, 1, 2)
+    outputs = np.einsum("bij,bj->bi", forms, terms.slopes)
+    outputs += terms.rows @ beside.reshape(terms.rows.shape[1], -1)
+    inner, full = inner_inverses(transposed @ forms @ terms.roots)
+    correction = terms.roots @ (inner @ (transposed @ outputs[:, :, np.newaxis]))
+    gradients = terms.along(terms.slopes + correction[:, :, 0])
+    return inverse @ gradients.T + beside[:, np.newaxis], full
+
+
+class LinearRemoval(Removal):
+    """``Removal`` with the closed forms of a ``LinearModel``, in float64 whatever its dtype.
+
+    "newton" is the step of the whole objective without the set: where the regulariser stands beside
+    a mean, what it loses with k points, k∇²pen, goes too. Single points are a scan of the data, if
+    the inverse is a matrix. For least squares the step is the refit.
+    """
+
+    def _newton(self, sets):
+        self._check_classes(sets)
+        solver = self._solver_for(sets)
+        if not (sets.single and isinstance(solver, Exact)) or np.ptp(self._masses(sets)):
+            yield from super()._newton(sets)
+            return
+        inverse, slope = self._inverse(1.0, solver), self._model._removed_slope()
+        first = 0
+        for terms in self._terms(sets.members[:, 0]):
+            steps, full = one_newton_step(terms, inverse, slope)
+            if full.any():
+                raise undetermined(sets.name(first + int(np.argmax(full))))
+            yield steps
+            first += len(full)
+
+    def _gradients(self, members):
+        slope = self._model._removed_slope().astype(np.float64)
+        columns = [
+            sum(terms.gradients.sum(axis=0) for terms in self._terms(each))
+            + self._shares[each].sum() * slope
+            for each in members
+        ]
+        return np.stack(columns, axis=1)
+
+    @functools.cached_property
+    def _shares(self):
+        """How many times the regulariser goes with each training point, [n]."""
+        shares = self._model._removed_shares(self._model.tensors)
+        return np.broadcast_to(np.asarray(shares, np.float64), self._n)
+
+    def _masses(self, sets):
+        if self._model.keeps_sum:
+            return np.zeros(len(sets))
+        return np.array([self._shares[each].sum() for each in sets.members])
+
+    def _rows(self, members):
+        rows = np.empty((0, self._model.num_parameters))
+        for terms in self._terms(members):
+            own = np.einsum("bj,bik->bkji", terms.rows, terms.roots)
+            rows = compressed(np.concatenate([rows, own.reshape(-1, rows.shape[1])]))
+        return rows
+
+    def _solve(self, block, k, solver):
+        if isinstance(solver, Exact):
+            return self._inverse(k, solver) @ block
+        solution = self._model.inverse_hvp(block, solver, self._strict, self._without(k))
+        return solution.x.astype(np.float64) / self._n
+
+    def _losses(self, thetas, points, loss):
+        model, (x, labels) = self._model, points
+        rows = model.scans.rows(x)
+        rows = rows if scipy.sparse.issparse(rows) else tf.cast(rows, tf.float64)
+        if loss == "normal":
+            functions = model.scans.functions("float64", tf.float64)
+            return functions.losses_at(rows, labels, thetas).numpy()
+        weights = thetas.T.reshape(-1, *model.weights.shape)
+        of_outputs = model.scans.losses_of(loss)
+        columns = [of_outputs(tf.constant(rows @ w) * model.train.scale, labels) for w in weights]
+        return np.stack(columns, axis=1)
+
+    def _terms(self, indices) -> Iterator[PointTerms]:
+        """Those of the training points at ``indices``, a few points at a time."""
+        model = self._model
+        weights = tf.cast(model.weights, tf.float64)
+        size = max(1, min(_NUMBERS // model.num_parameters, model.batch_size))
+        for first in range(0, len(indices), size):
+            x, labels = model.points.chosen(indices[first : first + size])
+            rows = model.scans.rows(x)
+            rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+            rows = rows.astype(np.float64) * model.train.scale
+            logits = tf.constant(rows) @ weights
+            curvatures = model.loss.curvature_matrix(model.loss.curvature(logits, labels))
+            yield PointTerms(
+                rows, model.loss.slopes(logits, labels).numpy(), roots(curvatures.numpy())
+            )
+
+    def _without(self, k):
+        """C without what k points take of the regulariser."""
+        if self._model.keeps_sum:
+            return self._operator
+        return _LessPenalty(self._operator, self._model.penalty, k / self._n)
+
+    def _inverse(self, k, solver):
+        """The inverse of n times that, on its range: [p, p]; kept until another k is asked for."""
+        k = 0 if self._model.keeps_sum else k
+        if self._kept[0] != k:
+            self._kept = k, solver.inverse(self._without(k), self._strict) / self._n
+        return self._kept[1]
+
+    _kept: tuple[float, np.ndarray] = -1, np.empty(0)
+
+    def _check_classes(self, sets):
+        """Raise a SolverError where a set leaves a class without points, so that the parameters
+        have no optimum."""
+        model = self._model
+        if not model.loss.falls_with_margins:
+            return
+        _, classes, counts = np.unique(model.train.labels, return_inverse=True, return_counts=True)
+        if len(counts) > 2 and not model.penalty.free(model.weights.shape[0]).any():
+            return
+        if sets.single:
+            gone = counts[classes[sets.members[:, 0]]] == 1
+        else:
+            gone = np.array(
+                [
+                    (np.bincount(classes[each], minlength=len(counts)) == counts).any()
+                    for each in sets.members
+                ]
+            )
+        if gone.any():
+            raise SolverError(
+                f"Without {sets.name(int(np.argmax(gone)))} a class has no training points: the "
+                f"parameters are not determined. Leave it out."
+            )
+
+
+class _LessPenalty(HessianOperator):
+    """C without a share of the regulariser's curvature."""
+
+    def __init__(self, operator: HessianOperator, penalty: Penalty, share: float) -> None:
+        super().__init__(operator.shape[0], np.float64, operator.num_examples)
+        self._operator, self._penalty, self._share = operator, penalty, share
+
+    def _product(self, block):
+        product = self._operator @ np.asarray(block)
+        return tf.constant(product - self._share * np.asarray(self._penalty.product(block)))
+
+    def _dense(self):
+        matrix = np.zeros(self.shape)
+        self._penalty.add_to(matrix)
+        return self._operator.dense().astype(np.float64) - self._share * matrix

@@ -15,9 +15,11 @@ from influence.curvature.operator import HessianOperator
 from influence.data.dataset import Dataset
 from influence.data.types import DType
 from influence.fitting.newton import minimize
+from influence.linear.diagnostics import cooks_distance, dfbetas, leave_one_out_outputs
 from influence.linear.functions import LinearLoss
 from influence.linear.gram import quadratic_forms, sparse_gram
 from influence.linear.hessian import ClassInverse, LinearHessian
+from influence.linear.leverage import LinearRemoval
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans
@@ -159,9 +161,12 @@ class LinearModel(GenericNeuralNet):
         counts = np.abs(slopes).sum(axis=1) > 0  # no points of weight 0
         if x.shape[0] * x.shape[1] <= LP_SIZE:
             rows = x.toarray() if scipy.sparse.issparse(x) else x.numpy()
-            separable = is_separable(rows[counts][:, free].astype(float), slopes.numpy()[counts])
-            if separable is not None:
-                return not separable
+            rows, slopes = rows[counts][:, free].astype(float), slopes.numpy()[counts]
+            # One class against the rest is as many problems as there are classes.
+            parts = np.split(slopes, slopes.shape[1], axis=1) if self.loss.separate else [slopes]
+            separable = [is_separable(rows, part) for part in parts]
+            if None not in separable:
+                return not any(separable)
         at_zero, _ = self.value_and_gradient(np.zeros(self.num_parameters))
         return bool(self.objective() > _VANISHED * at_zero)
 
@@ -178,9 +183,9 @@ class LinearModel(GenericNeuralNet):
         x, labels = self.scans.matrix
         functions, weights = self.scans.functions("float64"), self._as_weights(theta)
         value, gradient = functions.value_and_gradient(x, labels, weights)
+        n, penalty = len(self.train), float(self.penalty.value(weights))
         pull = self._pull(theta[:, np.newaxis])[:, 0]
-        n = len(self.train)
-        return float(value) / n + theta @ pull / 2, gradient.numpy().ravel() / n + pull
+        return float(value) / n + penalty, gradient.numpy().ravel() / n + pull
 
     def hessian(self, dtype: DType | None = None) -> HessianOperator:
         """∇²R(θ) as an operator; ``dtype`` other than the model's makes one for that call."""
@@ -256,9 +261,115 @@ class LinearModel(GenericNeuralNet):
         x = x if scipy.sparse.issparse(x) else tf.cast(x, tf.float64)
         return self.scans.functions("float64", tf.float64).losses_at(x, labels, thetas).numpy()
 
+    def output_forms(self, train_indices: ArrayLike | None = None) -> np.ndarray:
+        """X_iᵀ H⁻¹ X_i of training points, X_i = x̃_i ⊗ I: [q, c, c]."""
+        rows = self.training_rows(train_indices)
+        d, c = rows.shape[1], self.loss.outputs
+        inverse = self._exact.inverse(self.hessian("float64")).reshape(d, c, d, c)
+        return np.einsum("bi,iajc,bj->bac", rows, inverse, rows, optimize=True)
+
+    def leverage(self) -> np.ndarray:
+        """tr(A_i X_iᵀH⁻¹X_i)/n, [n]."""
+        curvatures = self.training_outputs()[2]
+        return np.einsum("bij,bji->b", curvatures, self.output_forms()) / len(self.train)
+
+    def leave_one_out_outputs(self) -> np.ndarray:
+        """Each training point's outputs by the model without it, after one Newton step: [n, c].
+
+        z_i + K_i (I − A_i K_i)⁻¹ s_i with K_i = X_iᵀ(nH)⁻¹X_i, the slopes s_i = ∂ℓ/∂z and the
+        curvature A_i = ∂²ℓ/∂z² of its loss: approximate leave-one-out cross-validation, for least
+        squares exact. ``leave_one_out_losses`` are the losses of them, whose mean is the loss of
+        that cross-validation: it chooses a penalty without a refit.
+
+        Raises:
+            SolverError: without a point there is no single optimum.
+
+        Examples:
+            The same as ``RidgeCV(store_cv_results=True)`` has it:
+
+            >>> from sklearn.linear_model import Ridge
+            >>> from influence import from_sklearn
+            >>> X, y = [[0.0], [1.0], [2.0], [4.0]], [0.0, 1.5, 1.0, 4.0]
+            >>> model = from_sklearn(Ridge().fit(X, y), X, y)
+            >>> model.leave_one_out_outputs()[3].round(4).tolist()
+            [1.8333]
+            >>> Ridge().fit(X[:3], y[:3]).predict(X[3:]).round(4).tolist()
+            [1.8333]
+        """
+        return leave_one_out_outputs(self)
+
+    def leave_one_out_losses(self) -> np.ndarray:
+        """The loss of each training point at ``leave_one_out_outputs``, times its weight: [n]."""
+        outputs, labels = tf.constant(self.leave_one_out_outputs()), self.tensors[1]
+        return self.loss.losses(outputs, labels).numpy()
+
+    def cooks_distance(self) -> np.ndarray:
+        """How far each training point moves the parameters, in their joint uncertainty: [n].
+
+        ΔθᵀnHΔθ/(φ p) of the Newton step Δθ without the point. φ is the dispersion: 1 of a
+        Bernoulli, multinomial or Poisson model, else Pearson's, Σ w(y − μ)²/V(μ)/(n − p). Without a
+        penalty p is the number of parameters, and this is ``cooks_distance`` of statsmodels'
+        ``OLSInfluence`` and, with canonical links (H is the observed information),
+        ``GLMInfluence``. With one p is the sum of the leverages.
+
+        Raises:
+            ValueError: the loss is no likelihood (a hinge, an absolute value, one class against the
+                rest), or is of several targets.
+            SolverError: as for ``leave_one_out_outputs``.
+
+        Examples:
+            >>> from sklearn.linear_model import LinearRegression
+            >>> from influence import from_sklearn
+            >>> X, y = [[0.0], [1.0], [2.0], [3.0], [9.0]], [0.1, 0.9, 2.1, 2.9, 6.0]
+            >>> model = from_sklearn(LinearRegression().fit(X, y), X, y)
+            >>> int(model.cooks_distance().argmax())
+            4
+        """
+        return cooks_distance(self)
+
+    def dfbetas(self) -> np.ndarray:
+        """By how many standard errors each training point holds each parameter up: [n, p].
+
+        (θ̂ − θ̂₍ᵢ₎)_j/se_j by one Newton step: **positive where the parameter falls without the
+        point**, as statsmodels has it, so the sign is that of the others turned round. se_j² is φ
+        times the j-th of the diagonal of (nH)⁻¹. For least squares φ is that of the others, as in
+        ``OLSInfluence``; for other models that of all (see ``cooks_distance``), as in
+        ``GLMInfluence``. The intercept comes last.
+
+        Raises:
+            ValueError, SolverError: as for ``cooks_distance``.
+
+        Examples:
+            >>> from sklearn.linear_model import LinearRegression
+            >>> from influence import from_sklearn
+            >>> X, y = [[0.0], [1.0], [2.0], [3.0], [9.0]], [0.1, 0.9, 2.1, 2.9, 6.0]
+            >>> model = from_sklearn(LinearRegression().fit(X, y), X, y)
+            >>> model.dfbetas().shape  # the slope, then the intercept
+            (5, 2)
+            >>> bool(model.dfbetas()[4, 0] < -10)  # without point 4 the slope rises
+            True
+        """
+        return dfbetas(self)
+
+    def training_rows(self, indices: ArrayLike | None = None) -> np.ndarray:
+        """x̃ of training points in float64, [b, d]."""
+        rows = self.scans.rows(self.points.chosen(indices)[0])
+        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+        return rows.astype(np.float64) * self.train.scale
+
+    def training_outputs(
+        self, indices: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of training points, in float64: their outputs z [b, c], ∂ℓ/∂z [b, c] and ∂²ℓ/∂z²
+        [b, c, c]; a weight is in both."""
+        labels = self.points.chosen(indices)[1]
+        z = tf.constant(self.training_rows(indices) @ self.weights.numpy().astype(np.float64))
+        curvature = self.loss.curvature_matrix(self.loss.curvature(z, labels))
+        return z.numpy(), self.loss.slopes(z, labels).numpy(), curvature.numpy()
+
     def _pull(self, thetas):
         """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""
-        return np.asarray(self.penalty.product(thetas))
+        return self.penalty.gradient(thetas)
 
     def _as_weights(self, theta):
         return tf.reshape(tf.constant(theta), self.weights.shape)
@@ -275,5 +386,11 @@ class LinearModel(GenericNeuralNet):
         functions = self.scans.functions(dtype)
         return LinearHessian(functions, *self.scans.matrix, weights, self.penalty, self.loss)
 
-    def _removed_regularizer(self, block):
-        return 0.0 if self.keeps_sum else super()._removed_regularizer(block)
+    def _removed_slope(self):
+        return np.zeros(self.num_parameters) if self.keeps_sum else super()._removed_slope()
+
+    def _newton_curvature(self):
+        return self.hessian("float64")
+
+    def _make_removal(self, solver=None, curvature=None, strict=False):
+        return LinearRemoval(self, solver, curvature, strict)

@@ -1,4 +1,4 @@
-"""The regularisers of linear models: quadratic in W, and zero between its rows."""
+"""The regularisers of linear models: quadratic in W and zero between its rows, and linear."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from influence.data.types import Block
 
 
 class Penalty(abc.ABC):
-    """½ vec(W)ᵀ B vec(W) with a B that does not join the rows of W [d, c]."""
+    """½ vec(W)ᵀ B vec(W) + bᵀ vec(W) with a B that does not join the rows of W [d, c].
+
+    Where nothing else is said b is 0.
+    """
 
     @property
     @abc.abstractmethod
@@ -34,7 +37,11 @@ class Penalty(abc.ABC):
 
     @abc.abstractmethod
     def product(self, block: Block) -> Block:
-        """B times the columns of ``block`` [..., p, k], which is also the gradient there."""
+        """B times the columns of ``block`` [..., p, k]."""
+
+    def gradient(self, thetas: np.ndarray) -> np.ndarray:
+        """At every column of ``thetas`` [p, k]: [p, k]."""
+        return np.asarray(self.product(thetas))
 
     @abc.abstractmethod
     def diagonal(self) -> np.ndarray | float:
@@ -87,26 +94,43 @@ class Ridge(Penalty):
 
 
 class RowPenalty(Penalty):
-    """½ Σ_j a_j ‖W_j‖², every row of W with a strength of its own.
-
-    Rows without penalty of a model with several logits have ½(Σ_k W_jk)²/c instead: softmax does
-    not see that direction, so it moves neither the optimum nor an influence, and without it the
-    Hessian would be singular.
+    """½ Σ_jk a_jk W_jk² + Σ_jk b_jk W_jk, every weight with a strength of its own.
 
     Args:
-        strengths: a [d].
+        strengths: a [d, c], or [d] for all c alike.
         outputs: c.
+        shared: whether the loss, like the softmax, does not see what all c logits have in common.
+            Rows without penalty then have ½(Σ_k W_jk)²/c: it moves neither the optimum nor an
+            influence, and without it the Hessian would be singular.
+        slopes: b [d, c]: of the absolute values of weights that keep their signs.
+        pinned: [d, c] booleans; those weights are held where they are, by a strength so far above
+            the curvature of the loss that they do not move.
+        pin: that strength.
     """
 
-    def __init__(self, strengths: np.ndarray, outputs: int) -> None:
-        self._level, self._free = float(strengths.mean()), strengths == 0
-        self._blocks = strengths[:, np.newaxis, np.newaxis] * np.eye(outputs)
-        if outputs > 1:
-            self._blocks[strengths == 0] += 1 / outputs
+    def __init__(
+        self,
+        strengths: np.ndarray,
+        outputs: int,
+        shared: bool = False,
+        slopes: np.ndarray | None = None,
+        pinned: np.ndarray | None = None,
+        pin: float = 0.0,
+    ) -> None:
+        d = len(strengths)
+        strengths = np.broadcast_to(strengths.reshape(d, -1), (d, outputs))
+        self._slopes = np.zeros((d, outputs)) if slopes is None else slopes
+        held = np.zeros((d, outputs), bool) if pinned is None else pinned
+        self._free = ((strengths == 0) & (self._slopes == 0) & ~held).all(axis=1)
+        # Of the weights that move: what an approximate inverse takes for all of them.
+        self._level = float(strengths[~held].mean()) if not held.all() else 0.0
+        self._blocks = np.where(held, pin, strengths)[:, :, np.newaxis] * np.eye(outputs)
+        if shared:
+            self._blocks[self._free] += 1 / outputs
 
     def __repr__(self) -> str:
         # Every number, as it stands for what is computed with it.
-        return f"RowPenalty({self._blocks.tolist()})"
+        return f"RowPenalty({self._blocks.tolist()}, {self._slopes.tolist()})"
 
     @property
     def level(self) -> float:
@@ -121,7 +145,8 @@ class RowPenalty(Penalty):
 
     def value(self, weights: tf.Tensor) -> tf.Tensor:
         blocks = tf.constant(self._blocks, weights.dtype)
-        return tf.einsum("ja,jab,jb->", weights, blocks, weights) / 2
+        quadratic = tf.einsum("ja,jab,jb->", weights, blocks, weights) / 2
+        return quadratic + tf.reduce_sum(tf.constant(self._slopes, weights.dtype) * weights)
 
     def product(self, block: Block) -> tf.Tensor:
         block = tf.convert_to_tensor(block)
@@ -129,6 +154,9 @@ class RowPenalty(Penalty):
         shape = tf.shape(block)
         rows = tf.reshape(block, tf.concat([shape[:-2], [d, c], shape[-1:]], axis=0))
         return tf.reshape(tf.constant(self._blocks, block.dtype) @ rows, shape)
+
+    def gradient(self, thetas: np.ndarray) -> np.ndarray:
+        return super().gradient(thetas) + self._slopes.reshape(-1, 1)
 
     def diagonal(self) -> np.ndarray:
         return np.diagonal(self._blocks, axis1=1, axis2=2).ravel()

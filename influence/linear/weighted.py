@@ -19,19 +19,34 @@ from influence.linear.points import LinearPoints
 
 @dataclass(frozen=True)
 class Weighted(LinearLoss):
-    """w ℓ(z, y) with labels [b, 2] that are (y, w), see ``pack``.
+    """w ℓ(z, y) with labels [b, 2] that are (y, w), or [b, c + 1] of c targets; see ``pack``.
 
-    The curvature methods of ``loss`` must be linear in what ``curvature`` gives, as those of a
-    loss on one logit are.
+    The curvature methods of ``loss`` must be homogeneous in what ``curvature`` gives: w times that
+    stands for w times the matrix.
     """
 
     loss: LinearLoss
 
-    labels_spec = tf.TensorSpec([None, 2], tf.float64)
+    labels_spec = tf.TensorSpec([None, None], tf.float64)
 
     @property
     def falls_with_margins(self) -> bool:  # type: ignore[override]
         return self.loss.falls_with_margins
+
+    @property
+    def separate(self) -> bool:  # type: ignore[override]
+        return self.loss.separate
+
+    @property
+    def likelihood(self) -> str:  # type: ignore[override]
+        return self.loss.likelihood
+
+    def information(self, z: tf.Tensor) -> tf.Tensor:
+        return self.loss.information(z)
+
+    @property
+    def convex(self) -> bool:  # type: ignore[override]
+        return self.loss.convex
 
     @property
     def outputs(self) -> int:  # type: ignore[override]  # where others have a field
@@ -56,13 +71,14 @@ class Weighted(LinearLoss):
         return self.loss.curvature_matrix(curvature)
 
     def _unpack(self, z, labels):
-        y, weights = labels[:, 0], tf.cast(labels[:, 1], z.dtype)
-        return tf.cast(y, self.loss.labels_spec.dtype), weights
+        spec = self.loss.labels_spec
+        y = labels[:, 0] if spec.shape.rank == 1 else labels[:, :-1]
+        return tf.cast(y, spec.dtype), tf.cast(labels[:, -1], z.dtype)
 
 
 def pack(labels: np.ndarray, weights: np.ndarray) -> tf.Tensor:
-    """Labels [b] and the weights of their examples [b] as ``Weighted`` takes them, [b, 2]."""
-    return tf.constant(np.stack([labels, weights], axis=1), tf.float64)
+    """Labels [b] or [b, c] and the weights of their examples [b] as ``Weighted`` takes them."""
+    return tf.constant(np.column_stack([labels, weights]), tf.float64)
 
 
 class WeightedPoints(LinearPoints):

@@ -20,6 +20,8 @@ class Softmax(LinearLoss):
 
     outputs: int
 
+    likelihood = "full"
+
     def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z)
 
@@ -46,6 +48,8 @@ class Softmax(LinearLoss):
 @dataclass(frozen=True)
 class Logistic(OneLogitLoss):
     """Cross-entropy of the sigmoid of one logit, labels 0 and 1."""
+
+    likelihood = "full"
 
     def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         labels = tf.cast(labels, z.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tensorflow as tf
@@ -17,11 +17,13 @@ from influence.curvature.modes import FORWARD, Mode
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import default_batch_size
 from influence.data.dataset import Dataset, check_dataset, check_indices
-from influence.data.types import DType, File, Inputs, Loss, PointTensors, Reduction
+from influence.data.types import DType, File, Inputs, Loss, Order, PointTensors, Reduction
 from influence.data.vectors import flatten, split
 from influence.objective.minimum import warn_unless_at_minimum
 from influence.objective.points import Points
+from influence.objective.removal import Removal, influence_of_sets, influence_without
 from influence.objective.scans import Scans
+from influence.objective.sets import Sets
 from influence.objective.validation import Validation, validate
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
@@ -369,6 +371,7 @@ class GenericNeuralNet(abc.ABC):
         x_test: Inputs,
         y_test: ArrayLike,
         *,
+        order: Literal["first", "newton"] = "first",
         reduction: Reduction | None = None,
         loss: Loss = "normal",
         solver: Solver | None = None,
@@ -378,12 +381,17 @@ class GenericNeuralNet(abc.ABC):
     ) -> np.ndarray:
         """Predicted change of each test loss if a training point is removed: > 0 is helpful.
 
-        (1/n) s_testᵀ (∇L(z_i, θ̂) + ∇regularization(θ̂)), which is −I_up,loss/n of the paper with
-        the term that makes it the change of refitting on n − 1 points with the same regulariser.
+        To first order (1/n) s_testᵀ (∇L(z_i, θ̂) + ∇regularization(θ̂)), which is −I_up,loss/n of
+        the paper with the term that makes it the change of refitting on n − 1 points with the same
+        regulariser. With ``order="newton"`` the loss at the parameters after one Newton step
+        without the point, as of ``parameter_changes``, minus the loss now: a point with leverage
+        takes its own curvature along, which the first order neglects.
 
         Args:
             x_test: [m, ...] in the units of ``train.x``, or one point [...].
             y_test: [m] labels.
+            order: "first", or "newton", which costs a model of many parameters a solve for every
+                output of every training point.
             reduction: None for every test point, [m, n]; "mean" for their mean loss, [n].
             loss: "normal", the model's own; "adversarial", the log-probability of a wrong answer,
                 log(1 − p(y|x)), which rises, like the loss, as the model gets less sure of y.
@@ -396,8 +404,10 @@ class GenericNeuralNet(abc.ABC):
             strict: an unconverged or indefinite solve is an error instead of a warning.
 
         Raises:
-            ValueError: shapes, labels or indices that do not fit.
-            SolverError: the system cannot be solved.
+            ValueError: shapes, labels or indices that do not fit; for "newton" a loss that is not
+                convex in the outputs.
+            SolverError: the system cannot be solved; for "newton" also where the parameters are
+                not determined without some point.
 
         Warns:
             ConvergenceWarning: the model is not at a minimum (its gradient norm is above 1% of
@@ -417,15 +427,100 @@ class GenericNeuralNet(abc.ABC):
             >>> damped = model.hessian() + 0.5
             >>> model.influence_on_loss([[1.5]], [1], curvature=damped).round(2).tolist()
             [[0.06, 0.03, 0.03, 0.06, -0.18]]
+
+            After refits the loss changes by 0.11, 0.05, 0.05, 0.11 and −0.39:
+
+            >>> model.influence_on_loss([[1.5]], [1], order="newton").round(2).tolist()
+            [[0.12, 0.06, 0.06, 0.12, -0.32]]
         """
-        how = {"solver": solver, "curvature": curvature, "strict": strict}
-        scores = self._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
+        check_reduction(reduction)
+        if order == "newton":
+            how = {"solver": solver, "curvature": curvature, "strict": strict}
+            sets = Sets.of_points(train_indices, len(self.train))
+            return influence_without(self, sets, order, x_test, y_test, reduction, loss, how)
+        if order != "first":
+            raise ValueError(f'order must be "first" or "newton", not {order!r}.')
+        gradient = self.test_gradient(x_test, y_test, loss, reduction)
+        s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
+        scores = self._removal(self.points.chosen(train_indices), s_test)
         self._warn_unless_at_minimum(curvature)
         return scores
 
-    def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
-        gradient = self.test_gradient(x_test, y_test, loss, reduction)
-        return self._removal(self.points.chosen(train_indices), self.inverse_hvp(gradient, **how).x)
+    def influence_of_sets(
+        self,
+        sets: Any,
+        x_test: Inputs,
+        y_test: ArrayLike,
+        *,
+        order: Order = "newton",
+        reduction: Reduction | None = None,
+        loss: Loss = "normal",
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        strict: bool = False,
+    ) -> np.ndarray:
+        """Change of each test loss if all points of a set are removed at once: [m, k] or [k].
+
+        Args:
+            sets: k arrays of training indices; or one array of n group labels (patients, sites,
+                batches), whose groups are then the sets: ``np.unique(sets)`` are their names, in
+                the order of the answer.
+            order: "first", the sum of the scores of the points; "newton", as for
+                ``influence_on_loss``, one Newton step without the set; "refit", what really
+                happens.
+            x_test, y_test, reduction, loss, solver, curvature, strict: as for
+                ``influence_on_loss``.
+
+        Raises, Warns:
+            As ``influence_on_loss``. A set that is refused is named by its number.
+
+        Examples:
+            Two patients' points (the third's go unnamed), and what really happens:
+
+            >>> from influence import BinaryLogisticRegression, Dataset
+            >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
+            >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+            >>> for order in ("first", "newton", "refit"):
+            ...     scores = model.influence_of_sets([[0, 4], [1, 2]], [[1.5]], [1], order=order)
+            ...     print(order, scores.round(2).tolist())
+            first [[-0.18, 0.1]]
+            newton [[-0.33, 0.13]]
+            refit [[-0.4, 0.12]]
+            >>> patients = ["b", "a", "a", "c", "b"]
+            >>> model.influence_of_sets(patients, [[1.5]], [1]).round(2).tolist()
+            [[0.13, -0.33, 0.12]]
+        """
+        check_reduction(reduction)
+        how = {"solver": solver, "curvature": curvature, "strict": strict}
+        return influence_of_sets(self, sets, x_test, y_test, order, reduction, loss, how)
+
+    def parameter_changes(
+        self,
+        sets: Any,
+        order: Order = "newton",
+        *,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        strict: bool = False,
+    ) -> np.ndarray:
+        """Δθ when the training points of each set are removed, as ``Removal`` has it: [p, k].
+
+        Args:
+            sets, order: as for ``influence_of_sets``; ``np.arange(n)[:, np.newaxis]`` are single
+                points.
+            solver, curvature, strict: as for ``influence_on_loss``.
+
+        Examples:
+            >>> import numpy as np
+            >>> from influence import BinaryLogisticRegression, Dataset
+            >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
+            >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+            >>> [model.parameter_changes([[4]], order).round(2).tolist()
+            ...  for order in ("first", "newton", "refit")]
+            [[[0.46]], [[0.79]], [[1.16]]]
+        """
+        checked = Sets.of(sets, len(self.train))
+        return self._make_removal(solver, curvature, strict).changes(checked, order)
 
     def influence_of_points(
         self,
@@ -514,6 +609,7 @@ class GenericNeuralNet(abc.ABC):
         y_test: ArrayLike,
         points: int = 20,
         *,
+        order: Literal["first", "newton"] = "first",
         solver: Solver | None = None,
         curvature: HessianOperator | None = None,
         checkpoint: File | None = None,
@@ -527,7 +623,7 @@ class GenericNeuralNet(abc.ABC):
         Args:
             x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
             points: k, those with the largest |influence|; every one costs a refit.
-            solver, curvature: as in ``influence_on_loss``.
+            order, solver, curvature: as in ``influence_on_loss``.
             checkpoint: a file that every finished refit is saved to, and read from after a kill or
                 for more ``points``; the numbers are the same.
             progress: show a progress bar.
@@ -554,6 +650,7 @@ class GenericNeuralNet(abc.ABC):
             x_test,
             y_test,
             points,
+            order=order,
             solver=solver,
             curvature=curvature,
             checkpoint=checkpoint,
@@ -571,8 +668,15 @@ class GenericNeuralNet(abc.ABC):
     def _make_hessian(self) -> HessianOperator:
         return AutodiffHessian(self)
 
+    def _make_removal(self, solver=None, curvature=None, strict=False) -> Removal:
+        return Removal(self, solver, curvature, strict)
+
     def _default_curvature(self) -> HessianOperator:
         return self.hessian()
+
+    def _newton_curvature(self) -> HessianOperator:
+        """The default where points take their own curvature along."""
+        return self._default_curvature()
 
     def _warn_unless_at_minimum(self, curvature: HessianOperator | None) -> None:
         """Say once at each θ that influences are asked for away from a minimum.
@@ -608,12 +712,21 @@ class GenericNeuralNet(abc.ABC):
         block = s_test.reshape(len(s_test), -1)
         columns = tf.constant(block, self.dtype)
         along = self.scans.directional_derivatives(points, columns).numpy().T
-        influence = (along + self._removed_regularizer(block)) / len(self.train)
+        regularizer = self._removed_regularizer(block) * self._removed_shares(points)
+        influence = (along + regularizer) / len(self.train)
         return influence.astype(self.dtype).reshape(s_test.shape[1:] + (-1,))
 
     def _removed_regularizer(self, block):
         """The regulariser's share of a removal along each column of ``block`` [p, m]: [m, 1]."""
-        return (block.T @ self.regularization_gradient())[:, np.newaxis]
+        return (block.T @ self._removed_slope())[:, np.newaxis]
+
+    def _removed_slope(self) -> np.ndarray:
+        """ρ, the gradient of what goes of n times the regulariser with a point: [p]."""
+        return self.regularization_gradient()
+
+    def _removed_shares(self, points: PointTensors) -> np.ndarray | float:
+        """How many times that goes with each of ``points``: [q], or 1 for all."""
+        return 1.0
 
 
 def check_reduction(reduction: object) -> None:

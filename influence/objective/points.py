@@ -76,7 +76,8 @@ class Points:
         Raises:
             ValueError: says which of the two is wrong, and how.
         """
-        x, labels = check_points(x, labels, self.train.x.shape[1:], x_name, labels_name)
+        shape, targets = self.train.x.shape[1:], self.train.labels.shape[1:]
+        x, labels = check_points(x, labels, shape, x_name, labels_name, targets)
         self._check_labels(labels, labels_name)
         return self.input_tensor(x.astype(self.dtype)), self.label_tensor(labels)
 

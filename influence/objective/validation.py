@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import scipy.stats
@@ -26,9 +27,10 @@ class Validation:
       relied on; below about 0.7 the scores say little about this model.
     - ``slope`` near 1: they have its scale, too. Below 1 they promise less change than there is,
       which happens where points have much leverage (leaving one out takes its own curvature away,
-      too) or where the curvature is too large (take damping away); above 1 more, where it is too
-      small (add damping). It is ``pearson_r`` times the spread of ``predicted`` over that of
-      ``actual``: where the first is not near 1, scatter alone makes it smaller.
+      too: ``order="newton"``) or where the curvature is too large (take damping away); above 1
+      more, where it is too small (add damping). It is ``pearson_r`` times the spread of
+      ``predicted`` over that of ``actual``: where the first is not near 1, scatter alone makes it
+      smaller.
     - ``gradient_norms`` and ``gradient_norm`` say whether the comparison is fair. Where the first
       are not small, the refits stopped early and it is they that are off. Where the second is not,
       the model was not at an optimum: every refit then also makes up for that, and all of
@@ -84,6 +86,7 @@ def validate(
     y_test: ArrayLike,
     points: int = 20,
     *,
+    order: Literal["first", "newton"] = "first",
     solver: Solver | None = None,
     curvature: HessianOperator | None = None,
     checkpoint: File | None = None,
@@ -98,7 +101,7 @@ def validate(
         model: gives ``influence_on_loss``, ``losses``, ``gradient`` and ``refit``; fitted.
         x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
         points: k, those with the largest |influence|.
-        solver, curvature: as in ``influence_on_loss``.
+        order, solver, curvature: as in ``influence_on_loss``.
         checkpoint: a file that every finished refit is saved to, and read from after a kill or for
             more ``points``.
         progress: show a progress bar.
@@ -111,14 +114,14 @@ def validate(
         UserWarning: refits that cannot be done, and why; no correlation, and why.
     """
     scores = model.influence_on_loss(
-        x_test, y_test, reduction="mean", solver=solver, curvature=curvature
+        x_test, y_test, order=order, reduction="mean", solver=solver, curvature=curvature
     )
     if not 2 <= points <= len(scores):
         raise ValueError(
             f"points must be between 2 and the {len(scores)} training points, not {points!r}."
         )
-    order = np.argsort(-np.abs(scores), kind="stable")
-    predicted = scores[order[:points]].astype(np.float64)
+    ranked = np.argsort(-np.abs(scores), kind="stable")
+    predicted = scores[ranked[:points]].astype(np.float64)
     if np.ptp(predicted) <= 10 * np.finfo(scores.dtype).eps * np.abs(predicted).max():
         raise ValueError(
             f"The {points} largest predicted changes are all {predicted[0]:.3g}: there is nothing "
@@ -128,7 +131,7 @@ def validate(
     found: dict[int, tuple[float, float]] = {}
     skipped: dict[int, str] = {}
     with tqdm(total=points, desc="validate", disable=None if progress else True) as bar:
-        for index in order[: 2 * points].tolist():
+        for index in ranked[: 2 * points].tolist():
             change, norm, reason = refits.without(index)
             if reason:
                 skipped[index] = reason

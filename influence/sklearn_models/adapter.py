@@ -6,30 +6,32 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-import scipy.sparse
-import tensorflow as tf
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from influence.curvature.operator import HessianOperator
-from influence.data.dataset import Dataset, check_indices
+from influence.data.dataset import Dataset, check_dataset, check_indices
 from influence.data.types import Inputs
-from influence.linear.leverage import one_newton_step
 from influence.linear.model import LinearModel
 from influence.linear.penalty import RowPenalty
 from influence.linear.weighted import Weighted
-from influence.models.smooth_hinge import SmoothHingeLoss
-from influence.objective.generic_neural_net import check_reduction
+from influence.sklearn_models.coefficients import (
+    PIN,
+    coefficients,
+    held_weights,
+    parameter_names,
+    penalty_at,
+)
 from influence.sklearn_models.convergence import warn_unless_converged
-from influence.sklearn_models.estimators import Terms, encode_labels, example_weights, read_terms
+from influence.sklearn_models.estimators import (
+    encode_labels,
+    example_weights,
+    read_terms,
+    with_weights,
+)
 from influence.sklearn_models.points import SklearnPoints, transformed
-from influence.solvers.exact import Exact
-from influence.solvers.semidefinite import RangeInverse
-from influence.solvers.solution import Solver
-
-# Points without which test losses are computed together.
-_COLUMNS_AT_ONCE = 512
+from influence.sklearn_models.tables import row_names
+from influence.sklearn_models.terms import Terms
 
 
 def from_sklearn(
@@ -39,50 +41,71 @@ def from_sklearn(
     sample_weight: ArrayLike | None = None,
     *,
     temperature: float = 0.001,
-    leverage: bool = False,
 ) -> SklearnModel:
     """The influences of a fitted scikit-learn estimator, which is read and never changed.
 
-    Takes ``LogisticRegression`` (two classes or many; l2 or no penalty), ``LinearSVC`` and
-    ``SGDClassifier`` with the hinge or its square (two classes), ``Ridge``, ``LinearRegression``,
-    and pipelines that end in one of them. Everything is in float64.
+    Everything is in float64. It takes:
+
+    - ``LogisticRegression(CV)``, of two classes or many; ``LinearSVC``, ``SGDClassifier`` (every
+      loss but the perceptron's) and ``RidgeClassifier(CV)``, each of more than two classes against
+      the rest, whose losses are added;
+    - ``LinearRegression``, ``Ridge(CV)``, ``Lasso(CV)`` and ``ElasticNet(CV)``, of one target or
+      several, whose losses are added; ``PoissonRegressor``, ``GammaRegressor`` and
+      ``TweedieRegressor``; ``HuberRegressor``, ``LinearSVR`` and ``SGDRegressor``;
+    - pipelines that end in one of them, and searches (``GridSearchCV`` and others), whose
+      ``best_estimator_`` it is.
+
+    What was chosen by cross-validation (C, alpha, l1_ratio) is held fixed, in refits, too. Kinks
+    (of the hinge and of epsilon-insensitive losses) are smoothed, see ``temperature``.
+
+    **l1 is taken on its active set**: coefficients that are 0 stay there, and the others keep
+    their signs. That is exact until a removal changes the active set, which the scores do not
+    foresee; ``refit`` and ``validate`` fit for real (``leave_one_out`` holds the set).
+
+    **HuberRegressor's scale** σ is a parameter, refitted with the others; a point's loss is its
+    term of the objective, σ + σH((z − y)/σ), and ``outputs`` are [m, 2], z and σ. In θ the scale is
+    the last number.
 
     **A removal keeps the estimator's own C** (or Ridge's alpha). scikit-learn minimises a *sum*,
     C Σ w_i ℓ_i(θ) + ½‖w‖², so a point takes nothing but its own loss away, and the predicted
     change of a test loss is s_testᵀ w_i∇ℓ_i with the Hessian of that sum. There is no λθ̂ term:
-    it belongs to the paper's fixed λ beside a *mean*. ``SGDClassifier`` has its alpha beside the
-    mean, so its scores have the term. The intercept is penalised where the estimator does so
+    it belongs to the paper's fixed λ beside a *mean*. ``SGDClassifier``, ``SGDRegressor``,
+    ``Lasso``, ``ElasticNet`` and the generalised linear models have their alpha beside the mean, so
+    their scores have the term (where the mean is weighted, times the point's weight over the mean
+    weight). The intercept is penalised where the estimator does so
     (liblinear's, with ``intercept_scaling``), and free elsewhere.
 
-    **Regressions are scored by (z − y)²**, as Ridge minimises it, not by its half: losses, scores
-    and self-influences are twice those of ½(z − y)².
+    **Losses are those of the estimators.** ``Ridge`` and ``LinearRegression`` have (z − y)², not
+    its half: losses, scores and self-influences are twice those of ½(z − y)², which ``Lasso``,
+    ``ElasticNet`` and SGD have. Generalised linear models have half the deviance.
 
     **First-order scores are good while no point has much leverage.** Against refits of logistic
     regression without each point (standardised breast cancer and wine data, every training point
     and 10% test points) their correlation is above 0.999 at C = 0.001, above 0.98 at C = 0.01 and
-    about 0.96 at C = 1; and they are too small, by 1–3%, 4–17% and 24–50%. ``leverage=True``
+    about 0.96 at C = 1; and they are too small, by 1–3%, 4–17% and 24–50%. ``order="newton"``
     divides the predicted change of the parameters by 1 − h_i, the point's leverage h_i
     (Sherman–Morrison; arXiv 2506.06656; a c×c matrix for c classes), and takes the test loss there:
     one Newton step of the objective without the point. That has correlations above 0.9999 at
     C = 0.01, 0.999 at C = 0.1 and 0.99 at C = 1, with a slope of 1 ± 0.07, and for least squares
     it is the refit. Of the hinge, whose slope jumps, expect 0.9 to 0.95. The squared hinge needs no
     smoothing, but its curvature jumps, which is not foreseen where points change sides: on the
-    breast cancer data the correlation is 0.98 at C = 0.001 (above 0.9999 with leverage), 0.96 at
+    breast cancer data the correlation is 0.98 at C = 0.001 (above 0.9999 by Newton's step), 0.96 at
     0.01 (0.97), and at LinearSVC's default C = 1 only 0.7 to 0.8 (0.86 to 0.98).
 
     Args:
         estimator: fitted, on ``X``, ``y`` and ``sample_weight``.
-        X: [n, d] the estimator's training points, dense or sparse; for a pipeline what the pipeline
-            was fitted on. **A pipeline's transformers are held fixed**: a point is removed from
-            what the last step was fitted on, not from what the others learned.
-        y: [n] labels as the estimator was given them, strings too. So are those of all methods.
+        X: [n, d] the estimator's training points, dense or sparse, or a table of pandas, polars or
+            Arrow, whose columns are held against the estimator's (``as_frame`` gives its index
+            back); for a pipeline what the pipeline was fitted on. **A pipeline's transformers are
+            held fixed**: a point is removed from what the last step was fitted on, not from what
+            the others learned.
+        y: [n] labels as the estimator was given them, strings too, or [n, c] of several targets. So
+            are those of all methods.
         sample_weight: [n] as given to ``fit``. ``class_weight`` is read from the estimator, and
             "balanced" weights are held at those of all n points.
         temperature: t of the smooth hinge, t log(1 + exp((1 − s)/t)), whose derivatives at the
-            estimator's parameters stand for those of the hinge. Nothing else uses it.
-        leverage: for ``influence_on_loss``. It is a property of the model, so that whatever asks
-            for its influences (as ``validate`` does) speaks of the same scores; what else the model
-            has is first-order.
+            estimator's parameters stand for those of the hinge; of epsilon-insensitive losses
+            alike. Nothing else uses it.
 
     Raises:
         ValueError: an estimator or a setting that is not among these, or is not fitted; data that
@@ -106,23 +129,19 @@ def from_sklearn(
         >>> model.influence_on_loss([[1.5]], ["dog"]).round(2).tolist()
         [[-0.05, -0.09, 0.29, 0.28, -0.39]]
 
-        For least squares, with leverage, the scores are what a refit says:
+        For least squares a step of Newton's method is what a refit says:
 
         >>> y = [-2, -1, 1, 2, 9]
-        >>> model = from_sklearn(Ridge().fit(X, y), X, y, leverage=True)
-        >>> model.influence_on_loss([[1.5]], [1.5], train_indices=[4]).round(3).tolist()
+        >>> model = from_sklearn(Ridge().fit(X, y), X, y)
+        >>> chosen = {"order": "newton", "train_indices": [4]}
+        >>> model.influence_on_loss([[1.5]], [1.5], **chosen).round(3).tolist()
         [[-3.451]]
         >>> (model.refit(4).losses([[1.5]], [1.5]) - model.losses([[1.5]], [1.5])).round(3).tolist()
         [-3.451]
     """
     last, transform = _last_step(estimator)
     terms = read_terms(last, temperature)
-    if leverage and isinstance(terms.loss, SmoothHingeLoss):
-        raise ValueError(
-            f"leverage=True is for generalised linear models: {type(last).__name__} has the hinge."
-        )
     x = transformed(X, last, transform, "X")
-    x = scipy.sparse.csr_array(x) if scipy.sparse.issparse(x) else np.asarray(x)
     features = np.shape(last.coef_)[-1]
     if x.ndim != 2 or x.shape[1] != features:
         raise ValueError(
@@ -132,7 +151,11 @@ def from_sklearn(
     labels = encode_labels(y, getattr(last, "classes_", None), terms.codes, "y")
     train = Dataset(x, labels)
     weights = example_weights(last, terms, train.labels, sample_weight)
-    model = SklearnModel(last, terms, train, weights, transform, leverage)
+    terms = with_weights(last, terms, train.labels, sample_weight)
+    weights = weights / terms.weight_unit
+    index = row_names(X)
+    index = np.arange(len(train)) if index is None else index
+    model = SklearnModel(last, terms, train, weights, transform, index)
     model._read_parameters()
     warn_unless_converged(model)
     return model
@@ -146,7 +169,7 @@ class SklearnModel(LinearModel):
 
     Attributes:
         estimator: the fitted estimator, or the last step of the pipeline.
-        leverage: whether ``influence_on_loss`` corrects for it.
+        index: the index of the training table, or 0..n − 1.
     """
 
     def __init__(
@@ -156,37 +179,82 @@ class SklearnModel(LinearModel):
         train: Dataset,
         weights: np.ndarray,
         transform: Callable[[Inputs], Inputs] | None,
-        leverage: bool,
+        index: Any,
     ) -> None:
-        self.estimator, self.leverage = estimator, leverage
+        self.estimator = estimator
         self._terms, self._transform = terms, transform
-        self._classes = getattr(estimator, "classes_", None)
-        self.example_weights = weights
-        strength = terms.strength if terms.mean else terms.strength / len(train)
-        self._strengths = np.full(train.x.shape[1] + bool(terms.bias), strength)
-        if terms.bias and not terms.penalised_bias:
-            self._strengths[-1] = 0.0
+        self._classes: Any = getattr(estimator, "classes_", None)
+        self.example_weights, self.index = weights, index
+        d, c = train.x.shape[1] + bool(terms.bias), terms.loss.outputs
         super().__init__(
             train,
             Weighted(terms.loss),
-            RowPenalty(self._strengths, terms.loss.outputs),
+            RowPenalty(np.zeros(d), c),  # until there are parameters
             "float64",
             None,
             bias=terms.bias,
             keeps_sum=not terms.mean,
         )
 
+    @property
+    def weight_unit(self) -> float:
+        """What ``example_weights`` are in units of: the mean sample weight where the estimator
+        divides by it, else 1."""
+        return self._terms.weight_unit
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """What each of θ belongs to, [p]: a feature, or the intercept (or Huber's scale), and which
+        class or target where there are several. The last step of a pipeline knows its features
+        after ``set_output(transform="pandas")``."""
+        return parameter_names(self.estimator, self._terms, self.train.x.shape[1])
+
+    def as_frame(self, scores: np.ndarray, x_test: Any = None) -> Any:
+        """Scores with the names of the points they are of, as pandas has them.
+
+        Args:
+            scores: [n], or [m, n], of all training points.
+            x_test: the m test points; those of a table without an index are 0..m − 1.
+
+        Returns:
+            A ``Series`` with the index of the training table, or a ``DataFrame`` with a row for
+            each test point and a column for each training point.
+
+        Raises:
+            ImportError: pandas is not there.
+            ValueError: from pandas, of scores of another shape.
+
+        Examples:
+            >>> import pandas as pd
+            >>> from sklearn.linear_model import Ridge
+            >>> from influence import from_sklearn
+            >>> table = pd.DataFrame({"dose": [1.0, 2.0, 4.0]}, index=["Ann", "Bob", "Cy"])
+            >>> model = from_sklearn(Ridge().fit(table, [1, 2, 9]), table, [1, 2, 9])
+            >>> model.as_frame(model.self_influence()).idxmax()
+            'Cy'
+        """
+        import pandas  # what has tables has it
+
+        scores = np.asarray(scores)
+        if scores.ndim == 1:
+            return pandas.Series(scores, index=self.index)
+        return pandas.DataFrame(scores, index=row_names(x_test), columns=self.index)
+
     def predict(self, x: Inputs) -> np.ndarray:
-        """The estimator's prediction for each point, a class or a number: [m]."""
-        outputs = self.outputs(x)
+        """The estimator's prediction for each point, a class or a number: [m], or [m, c] of c
+        targets."""
+        outputs, loss = self.outputs(x), self._terms.loss
         if self._classes is None:
-            return outputs[:, 0]
+            return loss.prediction(outputs if loss.separate else outputs[:, 0])
         binary = self.loss.outputs == 1
         return self._classes[(outputs[:, 0] > 0).astype(int) if binary else outputs.argmax(axis=1)]
 
     def fit(self) -> Self:  # type: ignore[override]  # nor do estimators take them
-        """Fit a clone of the estimator, with the same settings, to the model's own points."""
-        estimator, y = clone(self.estimator), self.train.labels
+        """Fit a clone of the estimator, with the same settings, to the model's own points.
+
+        What the estimator chose by cross-validation (C, alpha, l1_ratio) is a setting.
+        """
+        estimator, y = clone(self._terms.refitted or self.estimator), self.train.labels
         if self._classes is not None:
             index = np.searchsorted(self._terms.codes, y)
             y = self._classes[index]
@@ -195,8 +263,7 @@ class SklearnModel(LinearModel):
                 name = self._classes.tolist()[gone[0]]
                 raise ValueError(f"No training point of class {name!r} is left.")
             if "class_weight" in estimator.get_params():
-                # It is in the weights of the examples.
-                estimator.set_params(class_weight=None)
+                estimator.set_params(class_weight=self._held_class_weights())
         self.estimator = estimator.fit(self.train.x, y, sample_weight=self.example_weights)
         self._read_parameters()
         return self
@@ -207,76 +274,12 @@ class SklearnModel(LinearModel):
         How near it comes to its optimum is a matter of the estimator's own ``tol``.
         """
         train = self.train.without(without)
-        return self._with(
-            train, np.delete(self.example_weights, check_indices(without, len(self.train)))
-        ).fit()
-
-    def _influence_on_loss(self, x_test, y_test, reduction, loss, train_indices, how):
-        if not self.leverage:
-            return super()._influence_on_loss(x_test, y_test, reduction, loss, train_indices, how)
-        check_reduction(reduction)
-        self._check_determined(x_test, y_test, loss, how)
-        before = self.losses(x_test, y_test, loss)[:, np.newaxis]
-        thetas, parts = self.parameters_without(train_indices, **how), []
-        for first in range(0, thetas.shape[1], _COLUMNS_AT_ONCE):
-            columns = thetas[:, first : first + _COLUMNS_AT_ONCE]
-            changes = self.losses_at(columns, x_test, y_test) - before
-            parts.append(changes if reduction is None else changes.mean(axis=0))
-        return np.concatenate(parts, axis=-1)
-
-    def parameters_without(
-        self,
-        train_indices: ArrayLike | None = None,
-        *,
-        solver: Solver | None = None,
-        curvature: HessianOperator | None = None,
-        strict: bool = False,
-    ) -> np.ndarray:
-        """θ after one Newton step from θ̂ of the objective without point i, for each i: [p, n].
-
-        θ̂ + (nH − H_i)⁻¹∇ℓ_i, where the influence function has (nH)⁻¹∇ℓ_i: it neglects that the
-        Hessian loses a point, too. The penalty is kept beside the sum. For least squares the step
-        ends at the optimum. See ``one_newton_step``.
-
-        Args:
-            train_indices, solver, curvature, strict: as for ``influence_on_loss``; it solves for
-                the whole inverse of H, [p, p].
-
-        Raises:
-            SolverError: without one of the points there is no single optimum; a direction that
-                all of them leave open is none of its concern, as no prediction for them depends
-                on it.
-        """
-        inverse = self._inverse(solver, strict, curvature) / len(self.train)
-        x, labels = self.points.chosen(train_indices)
-        rows = self.scans.rows(x)
-        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
-        rows = rows.astype(self.dtype, copy=False)
-        logits = tf.constant(rows @ self.weights.numpy())
-        slopes = self.loss.slopes(logits, labels).numpy()
-        curvatures = self.loss.curvature_matrix(self.loss.curvature(logits, labels)).numpy()
-        steps = one_newton_step(rows, slopes, curvatures, inverse)
-        return self.parameters[:, np.newaxis] + steps
+        keep = np.ones(len(self.train), bool)
+        keep[check_indices(without, len(self.train))] = False
+        return self._with(train, self.example_weights[keep], self.index[keep]).fit()
 
     def _warn_unless_at_minimum(self, curvature):
         pass  # ``from_sklearn`` has looked, by a measure that does not depend on units.
-
-    def _inverse(self, solver, strict, curvature):
-        """H⁻¹ [p, p], on the range of H where the solver is ``Exact``."""
-        operator = self.hessian() if curvature is None else curvature
-        solver = self._solver_for(curvature) if solver is None else solver
-        if isinstance(solver, Exact):
-            return solver.inverse(operator, strict)
-        return self.inverse_hvp(np.eye(self.num_parameters), solver, strict, curvature).x
-
-    def _check_determined(self, x_test, y_test, loss, how):
-        """Raise a SolverError where the training points do not determine the test losses."""
-        curvature = how["curvature"]
-        solver = self._solver_for(curvature) if how["solver"] is None else how["solver"]
-        if isinstance(solver, Exact):
-            factor = solver.factor(self.hessian() if curvature is None else curvature)
-            if isinstance(factor, RangeInverse):
-                factor.check_range(self.test_gradient(x_test, y_test, loss))
 
     def influence_input_gradient(
         self, train_indices: ArrayLike, x_test: Inputs, y_test: ArrayLike, **options: Any
@@ -290,36 +293,61 @@ class SklearnModel(LinearModel):
         return super().influence_input_gradient(train_indices, x_test, y_test, **options)
 
     def _read_parameters(self):
-        """Take the estimator's coefficients for θ."""
-        rows = np.atleast_2d(self.estimator.coef_).T.astype(np.float64)
-        if self.bias:
-            intercept = np.ravel(self.estimator.intercept_)[np.newaxis]
-            rows = np.concatenate([rows, intercept / self.bias])
-        if self.loss.outputs > 1:
-            # What all logits share is free in these rows: the regulariser is 0 at its absence.
-            free = self._strengths == 0
-            rows[free] -= rows[free].mean(axis=1, keepdims=True)
+        """Take the estimator's coefficients for θ, and the penalty that holds them there."""
+        rows = coefficients(self.estimator, self._terms)
+        self.penalty = penalty_at(self._terms, rows, len(self.train))
         self.parameters = rows.ravel()
+        held = held_weights(self._terms, rows)
+        if held.any():
+            # What the loss pulls them with is what the penalty holds them with.
+            pull = self.gradient().reshape(rows.shape)
+            pin = PIN * float(self.hessian().diagonal().max())
+            self.penalty = penalty_at(self._terms, rows, len(self.train), held, pull, pin)
+            self._at_theta.clear()
 
-    def _with(self, train, weights):
-        return SklearnModel(
-            self.estimator, self._terms, train, weights, self._transform, self.leverage
-        )
+    def _held_class_weights(self):
+        """What stands for the estimator's class weights in a refit, or None: they are in the
+        weights of the examples."""
+        if not self._terms.weighs_positives:
+            return None
+        return dict(zip(self._classes.tolist(), self._terms.loss.positives))
+
+    def _with(self, train, weights, index):
+        return SklearnModel(self.estimator, self._terms, train, weights, self._transform, index)
 
     def _clone(self, train):
         if len(train) != len(self.train):
             raise ValueError("Each point has a weight of its own: use refit(without=...).")
-        return self._with(train, self.example_weights)
+        model = self._with(train, self.example_weights, self.index)
+        model.penalty = self.penalty
+        return model
+
+    def _removed_shares(self, points):
+        # Of what is divided by Σ w_i a point takes w_i with it.
+        return points[1][:, -1].numpy() if self._terms.relative_weights else 1.0
 
     def _make_points(self):
         return SklearnPoints(self)
 
+    def _check_train(self, train):
+        check_dataset(train, several=True)
+        self._check_labels(train.labels, "y")
+
     def _check_labels(self, labels, name):
-        pass  # They are encoded from the estimator's classes, or any finite numbers.
+        # Of a classifier they are encoded from its classes.
+        if self._classes is None:
+            self._terms.loss.check_labels(labels, name)
 
 
 def _last_step(estimator):
     """The estimator that predicts, and the function of the transformers before it, or None."""
+    # A search is what it found; it may stand around a pipeline or at the end of one.
+    if hasattr(estimator, "best_estimator_"):
+        return _last_step(estimator.best_estimator_)
     if not isinstance(estimator, Pipeline):
         return estimator, None
-    return estimator[-1], estimator[:-1].transform if len(estimator) > 1 else None
+    last, inner = _last_step(estimator[-1])
+    outer = estimator[:-1].transform if len(estimator) > 1 else None
+    if inner is None or outer is None:
+        return last, inner or outer
+    return last, lambda x: inner(outer(x))

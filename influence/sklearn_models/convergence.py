@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -36,13 +35,14 @@ def warn_unless_converged(model: Any) -> None:
     value, gradient = model.value_and_gradient(theta)
     at_zero, _ = model.value_and_gradient(np.zeros_like(theta))
     fall = -gradient @ newton_direction(model.hessian(), gradient, 1e-4) / 2
-    # The smooth hinge is up to t log 2 above the hinge that was minimised.
-    temperature = getattr(model._terms.loss, "temperature", 0.0)
+    if not np.isfinite(at_zero):
+        at_zero = value  # a mean of 0, where it is the output, has no deviance
     allowed = _CONVERGED * at_zero
     if model.loss.falls_with_margins:
         # Where classes are separable and the penalty next to nothing, the minimum is as low.
         allowed = min(allowed, max(_OF_PRESENT_VALUE * value, 1e-14 * at_zero))
-    if fall > allowed + temperature * math.log(2) * model.example_weights.mean():
+    # A smooth loss is up to its slack above the one that was minimised.
+    if fall > allowed + model._terms.slack * model.example_weights.mean():
         warnings.warn(
             f"{type(model.estimator).__name__} has not converged: its gradient norm is "
             f"{np.linalg.norm(gradient):.1e}, "

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from influence.data.types import Inputs, PointTensors, Tensors
 from influence.linear.weighted import WeightedPoints
 from influence.sklearn_models.estimators import encode_labels
+from influence.sklearn_models.tables import check_columns, numbers
 
 
 class SklearnPoints(WeightedPoints):
@@ -40,13 +41,8 @@ class SklearnPoints(WeightedPoints):
 def transformed(
     x: Inputs, estimator: Any, transform: Callable[[Inputs], Inputs] | None, name: str
 ) -> Inputs:
-    """Points as the last step is given them, with the columns that it knows."""
+    """Points as the last step is given them, a matrix of the columns that it knows."""
     if transform is not None:
-        return transform(x)
-    known, columns = getattr(estimator, "feature_names_in_", None), getattr(x, "columns", None)
-    if known is not None and columns is not None and list(known) != list(columns):
-        raise ValueError(
-            f"{name} must have the columns that {type(estimator).__name__} was fitted on, in their "
-            f"order: {list(known)}."
-        )
-    return x
+        return numbers(transform(x))
+    check_columns(x, estimator, name)
+    return numbers(x)

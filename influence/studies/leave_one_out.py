@@ -91,7 +91,8 @@ def leave_one_out(
         [[0.11, 0.05, 0.05, 0.11, -0.39]]
     """
     indices = check_indices(indices, len(model.train))
-    x_test, y_test = check_points(x_test, y_test, model.train.x.shape[1:], "x_test", "y_test")
+    shape, targets = model.train.x.shape[1:], model.train.labels.shape[1:]
+    x_test, y_test = check_points(x_test, y_test, shape, "x_test", "y_test", targets)
     theta = model.parameters.astype(np.float64)
     before = model.losses_at(theta[:, np.newaxis], x_test, y_test)
     own = type(model).__name__, model.loss, model.penalty, model.keeps_sum

@@ -18,6 +18,7 @@ from influence.curvature.gauss_newton import GaussNewton
 from influence.data.batches import map_over_batches, sum_over_batches
 from influence.fitting.adam import Adam, AdamState
 from influence.objective.generic_neural_net import GenericNeuralNet
+from influence.solvers.downdate import Downdated, scaled_rows
 
 # Of Anderson's method: 4 to 9 are the rule.
 _MOST_STEPS = 30
@@ -193,17 +194,12 @@ class Proximal:
     def _newton(self, index):
         """The inverse of the curvature without point ``index``, as a function of [p]."""
         points = self._model.points.chosen([index])
-        jacobians, curvatures = self._curvature.factors(points)
-        jacobian = jacobians[0].astype(np.float64)
-        curvature = curvatures[0] / self._gradients.n
-        through = scipy.linalg.cho_solve((self._root, True), jacobian.T)
-        small = np.eye(len(jacobian)) - curvature @ jacobian @ through
+        rows = scaled_rows(*self._curvature.factors(points)) / np.sqrt(self._gradients.n)
+        left = Downdated(rows, self._solve(rows.T))
+        return lambda gradient: left.correct(self._solve(gradient))
 
-        def newton(gradient):
-            step = scipy.linalg.cho_solve((self._root, True), gradient)
-            return step + through @ np.linalg.solve(small, curvature @ jacobian @ step)
-
-        return newton
+    def _solve(self, block):
+        return scipy.linalg.cho_solve((self._root, True), block)
 
     def _gradient(self, move, index):
         """∇ of the objective at θ̃ + ``move``, [p]; None is no move, where B has none."""

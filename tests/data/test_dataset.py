@@ -17,7 +17,7 @@ LABELS = np.array([0, 1, 1, 0])
     [
         (X[:3], LABELS, "3 rows and labels has 4"),
         (X[:, 0], LABELS, r"\[n, d\]"),
-        (X, LABELS[:, np.newaxis], "vector"),
+        (X, LABELS[:, np.newaxis, np.newaxis], "vector"),
         (np.where(X == 7, np.nan, X), LABELS, r"\[2, 1\] is nan"),
         (np.where(X == 4, -np.inf, X), LABELS, r"\[1, 1\] is -inf"),
         (X, np.array([0, 1, np.nan, 0]), r"labels must be finite; the entry at \[2\]"),

@@ -14,10 +14,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import (
+    Lasso,
     LinearRegression,
     LogisticRegression,
     LogisticRegressionCV,
+    Perceptron,
     Ridge,
+    RidgeClassifier,
     SGDClassifier,
 )
 from sklearn.model_selection import GridSearchCV
@@ -86,30 +89,30 @@ def agreement(predicted, actual):
     return np.corrcoef(predicted, actual)[0, 1], np.polyfit(actual, predicted, 1)[0]
 
 
-# C, leverage, every which training point, smallest R, largest distance of the slope from 1.
+# C, order, every which training point, smallest R, largest distance of the slope from 1.
 EXPECTED = [
-    (0.001, False, 1, 0.999, 0.035),
-    (0.01, True, 4, 0.9999, 0.01),
-    (0.1, True, 4, 0.999, 0.02),
-    (1.0, True, 4, 0.99, 0.07),
+    (0.001, "first", 1, 0.999, 0.035),
+    (0.01, "newton", 4, 0.9999, 0.01),
+    (0.1, "newton", 1, 0.999, 0.02),
+    (1.0, "newton", 4, 0.99, 0.07),
 ]
 
 
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("data", DATA)
 def test_logistic_regression_is_refitting(data, kind):
-    for C, leverage, every, least, off in EXPECTED:  # noqa: N806
+    for C, order, every, least, off in EXPECTED:  # noqa: N806
         estimator, train, test = case(data, kind, C)
-        model = from_sklearn(estimator, *train, leverage=leverage)
+        model = from_sklearn(estimator, *train)
         some = np.arange(0, len(train[1]), every)
         actual = refitted(estimator, train, test, some, model.example_weights)
-        predicted = model.influence_on_loss(*test, train_indices=some)
+        predicted = model.influence_on_loss(*test, order=order, train_indices=some)
         correlation, slope = agreement(predicted, actual)
         assert correlation >= least, C
         assert slope == pytest.approx(1, abs=off), C
 
 
-def test_what_leverage_adds():
+def test_what_newtons_step_adds():
     # At C = 1 points have leverage, and the first-order scores are too small.
     estimator, train, test = case("breast cancer", "plain", 1.0)
     some = np.arange(0, len(train[1]), 4)
@@ -158,11 +161,11 @@ def test_first_order_is_too_small_by_one_minus_the_leverage(kind):
     [Ridge(alpha=0.7), Ridge(alpha=3.0, fit_intercept=False), LinearRegression()],
     ids=["ridge", "no intercept", "linear regression"],
 )
-def test_least_squares_is_exact_with_leverage(estimator, weighted):
+def test_least_squares_is_exact_by_newtons_step(estimator, weighted):
     x, y, x_test, y_test = split(load_diabetes)
     weights = np.random.default_rng(1).uniform(0.5, 2, len(y)) if weighted else None
     estimator = clone(estimator).fit(x, y, sample_weight=weights)
-    model = from_sklearn(estimator, x, y, weights, leverage=True)
+    model = from_sklearn(estimator, x, y, weights)
     some = [3, 100, 7]
     total = np.ones(len(y)) if weights is None else weights
     actual = []
@@ -172,12 +175,13 @@ def test_least_squares_is_exact_with_leverage(estimator, weighted):
         change = (alone.predict(x_test) - y_test) ** 2 - (estimator.predict(x_test) - y_test) ** 2
         actual.append(change)
     actual = np.stack(actual, axis=1)
-    scores = model.influence_on_loss(x_test, y_test)
+    scores = model.influence_on_loss(x_test, y_test, order="newton")
     np.testing.assert_allclose(scores[:, some], actual, rtol=1e-8, atol=1e-8)
-    chosen = model.influence_on_loss(x_test, y_test, train_indices=some, reduction="mean")
+    how = {"order": "newton", "train_indices": some}
+    chosen = model.influence_on_loss(x_test, y_test, reduction="mean", **how)
     np.testing.assert_allclose(chosen, actual.mean(axis=0), rtol=1e-8, atol=1e-8)
-    refit = model.refit(3)
-    np.testing.assert_allclose(model.parameters_without([3])[:, 0], refit.parameters, rtol=1e-8)
+    refit, step = model.refit(3), model.parameter_changes([[3]])[:, 0]
+    np.testing.assert_allclose(model.parameters + step, refit.parameters, rtol=1e-8)
     assert np.linalg.norm(refit.gradient()) < 1e-8 * np.linalg.norm(model.train.labels)
 
 
@@ -191,11 +195,11 @@ def test_leverage_of_two_classes_divides_by_one_minus_it():
     step = np.linalg.solve(hessian, rows.T * (p - y))
     leverage = p * (1 - p) * np.sum(rows * np.linalg.solve(hessian, rows.T).T, axis=1)
     assert leverage.max() > 0.3
-    model = from_sklearn(estimator, x, y, leverage=True)
-    theta = model.parameters[:, np.newaxis]
-    np.testing.assert_allclose(model.parameters_without() - theta, step / (1 - leverage), atol=1e-9)
+    model = from_sklearn(estimator, x, y)
+    changes = model.parameter_changes(np.arange(len(x))[:, np.newaxis])
+    np.testing.assert_allclose(changes, step / (1 - leverage), atol=1e-9)
     # First-order scores do not divide.
-    scores = from_sklearn(estimator, x, y).influence_on_loss(x_test, y_test)
+    scores = model.influence_on_loss(x_test, y_test)
     z = estimator.decision_function(x_test)
     slopes = (1 / (1 + np.exp(-z)) - y_test)[:, np.newaxis]
     test_gradients = np.column_stack([x_test, np.ones(len(x_test))]) * slopes
@@ -211,8 +215,7 @@ def test_leverage_of_many_classes_is_a_newton_step():
     curvature = np.kron(np.outer(rows[5], rows[5]), np.diag(p) - np.outer(p, p)) * weights[5]
     gradient = np.kron(rows[5], p - np.eye(3)[y[5]]) * weights[5]
     step = np.linalg.solve(n * model.hessian().dense() - curvature, gradient)
-    without = model.parameters_without([5])[:, 0]
-    np.testing.assert_allclose(without - model.parameters, step, atol=1e-9)
+    np.testing.assert_allclose(model.parameter_changes([[5]])[:, 0], step, atol=1e-9)
 
 
 def test_hinge_is_roughly_refitting():
@@ -234,29 +237,29 @@ def squared_margin_gaps(estimator, x, y):
     return np.maximum(0, 1 - (2 * y - 1) * estimator.decision_function(x)) ** 2
 
 
-# C, leverage, smallest R, limits of the slope.
+# C, order, smallest R, limits of the slope.
 SQUARED_HINGE = [
-    (0.001, False, 0.975, 0.78, 0.88),
-    (0.001, True, 0.9999, 0.99, 1.01),
-    (0.01, False, 0.95, 0.77, 0.88),
-    (0.01, True, 0.96, 0.87, 1.06),
+    (0.001, "first", 0.975, 0.78, 0.88),
+    (0.001, "newton", 0.9999, 0.99, 1.01),
+    (0.01, "first", 0.95, 0.77, 0.88),
+    (0.01, "newton", 0.96, 0.87, 1.06),
 ]
 
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize(("C", "leverage", "least", "low", "high"), SQUARED_HINGE)
-def test_squared_hinge_is_refitting(C, leverage, least, low, high, fit_intercept):  # noqa: N803
+@pytest.mark.parametrize(("C", "order", "least", "low", "high"), SQUARED_HINGE)
+def test_squared_hinge_is_refitting(C, order, least, low, high, fit_intercept):  # noqa: N803
     x, y, x_test, y_test = split(load_breast_cancer)
     settings = {"fit_intercept": fit_intercept, "intercept_scaling": 2.0}
     estimator = LinearSVC(C=C, tol=1e-10, max_iter=10**5, random_state=0, **settings)
     weights = np.random.default_rng(1).uniform(0.5, 1.5, len(y))
-    model = from_sklearn(estimator.fit(x, y, weights), x, y, weights, leverage=leverage)
+    model = from_sklearn(estimator.fit(x, y, weights), x, y, weights)
     at_zero = model.with_parameters(np.zeros(model.num_parameters)).gradient()
     assert np.linalg.norm(model.gradient()) < 1e-6 * np.linalg.norm(at_zero)
     before = squared_margin_gaps(estimator, x_test, y_test)
     alone = refits(estimator, (x, y, weights), range(len(y)), weights)
     actual = np.stack([squared_margin_gaps(e, x_test, y_test) - before for e in alone], axis=1)
-    predicted = model.influence_on_loss(x_test, y_test)
+    predicted = model.influence_on_loss(x_test, y_test, order=order)
     correlation, slope = agreement(predicted, actual)
     assert correlation >= least
     assert low < slope < high
@@ -481,24 +484,22 @@ def test_the_estimator_is_not_touched():
     x, y, *test = split(load_wine)
     estimator = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
     before = pickle.dumps(estimator.fit(x, y))
-    model = from_sklearn(estimator, x, y, leverage=True)
-    model.influence_on_loss(*test)
+    model = from_sklearn(estimator, x, y)
+    model.influence_on_loss(*test, order="newton")
     model.refit(3)
     assert pickle.dumps(estimator) == before
 
 
-@pytest.mark.parametrize("leverage", [False, True])
-def test_pipelines_and_strings(leverage):
+@pytest.mark.parametrize("order", ["first", "newton"])
+def test_pipelines_and_strings(order):
     x, y, x_test, y_test = split(load_wine)
     names = np.array(["barbera", "grignolino", "barolo"])
     scaler = MinMaxScaler().fit(x)
     pipeline = make_pipeline(MinMaxScaler(), logistic()).fit(x, names[y])
-    model = from_sklearn(pipeline, x, names[y], leverage=leverage)
-    plain = from_sklearn(
-        logistic().fit(scaler.transform(x), y), scaler.transform(x), y, leverage=leverage
-    )
-    expected = plain.influence_on_loss(scaler.transform(x_test), y_test)
-    scores = model.influence_on_loss(x_test, names[y_test])
+    model = from_sklearn(pipeline, x, names[y])
+    plain = from_sklearn(logistic().fit(scaler.transform(x), y), scaler.transform(x), y)
+    expected = plain.influence_on_loss(scaler.transform(x_test), y_test, order=order)
+    scores = model.influence_on_loss(x_test, names[y_test], order=order)
     np.testing.assert_allclose(scores, expected, atol=1e-9)
     np.testing.assert_array_equal(model.predict(x_test), pipeline.predict(x_test))
     np.testing.assert_array_equal(model.refit(0).predict(x_test), pipeline.predict(x_test))
@@ -527,16 +528,16 @@ def test_texts():
     assert model.validate(texts[100:], names[100:], points=10).pearson_r > 0.99
 
 
-@pytest.mark.parametrize("leverage", [False, True])
+@pytest.mark.parametrize("order", ["first", "newton"])
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine, load_diabetes])
-def test_sparse_points(load, leverage):
+def test_sparse_points(load, order):
     x, y, x_test, y_test = split(load)
     x, x_test = np.where(np.abs(x) < 0.5, 0, x), np.where(np.abs(x_test) < 0.5, 0, x_test)
     estimator = (Ridge() if load is load_diabetes else logistic()).fit(x, y)
-    dense = from_sklearn(estimator, x, y, leverage=leverage)
-    sparse = from_sklearn(estimator, scipy.sparse.csc_matrix(x), y, leverage=leverage)
-    scores = dense.influence_on_loss(x_test, y_test)
-    same = sparse.influence_on_loss(scipy.sparse.csr_array(x_test), y_test)
+    dense = from_sklearn(estimator, x, y)
+    sparse = from_sklearn(estimator, scipy.sparse.csc_matrix(x), y)
+    scores = dense.influence_on_loss(x_test, y_test, order=order)
+    same = sparse.influence_on_loss(scipy.sparse.csr_array(x_test), y_test, order=order)
     np.testing.assert_allclose(same, scores, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(sparse.outputs(x_test), dense.outputs(x_test), atol=1e-10)
     np.testing.assert_allclose(
@@ -572,18 +573,18 @@ def fitted(estimator, classes=2):
     ("estimator", "classes", "message"),
     [
         (RandomForestClassifier(2), 2, "does not take RandomForestClassifier: only Logistic"),
-        (LogisticRegressionCV(l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy"), 2,
-         "does not take LogisticRegressionCV"),
-        (GridSearchCV(Ridge(), {"alpha": [1.0]}), 2, "GridSearchCV.* give its best_estimator_"),
+        (LogisticRegressionCV(l1_ratios=(0,), use_legacy_attributes=False, refit=False), 2,
+         "LogisticRegressionCV with refit=False, means over the folds: only refit=True"),
+        (GridSearchCV(RandomForestClassifier(2), {"max_depth": [2]}), 2, "RandomForestClassifier"),
+        (GridSearchCV(Ridge(), {"alpha": [1.0]}, refit=False), 2, "does not take GridSearchCV"),
         (TransformedTargetRegressor(Ridge()), 2, "does not take TransformedTargetRegressor"),
         (make_pipeline(StandardScaler(), RandomForestClassifier(2)), 2, "RandomForestClassifier"),
-        (LogisticRegression(l1_ratio=1, solver="saga"), 2, "l1_ratio=1: only l1_ratio=0"),
-        (LinearSVC(penalty="l1", dual=False), 2, "LinearSVC with penalty='l1': only l2"),
-        (LinearSVC(), 3, "LinearSVC with 3 classes: only two"),
-        (LinearSVC(loss="hinge"), 3, "LinearSVC with 3 classes: only two"),
-        (SGDClassifier(loss="log_loss"), 2, "'log_loss': only 'hinge' or 'squared_hinge'"),
-        (SGDClassifier(penalty="l1"), 2, "SGDClassifier with penalty='l1': only l2"),
-        (SGDClassifier(), 3, "SGDClassifier with 3 classes: only two"),
+        (LinearSVC(multi_class="crammer_singer"), 3, "multi_class='crammer_singer': only 'ovr'"),
+        (LinearSVC(multi_class="crammer_singer"), 2, "multi_class='crammer_singer': only 'ovr'"),
+        (SGDClassifier(loss="perceptron"), 2, "'perceptron': only losses that are, or can be made"),
+        (Perceptron(), 2, "does not take Perceptron"),
+        (Lasso(positive=True), 2, "Lasso with positive=True"),
+        (RidgeClassifier(positive=True), 2, "RidgeClassifier with positive=True"),
         (LinearRegression(positive=True), 2, "LinearRegression with positive=True"),
     ],
 )  # fmt: skip
@@ -601,19 +602,19 @@ def test_penalty_by_its_old_name():
     for penalty, C in ((None, np.inf), ("l2", 0.5)):  # noqa: N806
         old = read_terms(LogisticRegression(penalty=penalty, C=0.5).fit(x, y), 1.0)
         assert old == read_terms(LogisticRegression(C=C).fit(x, y), 1.0)
-    with pytest.raises(ValueError, match="penalty='l1'"):
-        from_sklearn(LogisticRegression(penalty="l1", l1_ratio=1, solver="saga").fit(x, y), x, y)
+    old = read_terms(LogisticRegression(penalty="l1", l1_ratio=1, solver="saga").fit(x, y), 1.0)
+    assert old == read_terms(LogisticRegression(l1_ratio=1, solver="saga").fit(x, y), 1.0)
 
 
 def test_several_targets_and_other_estimators():
     x, y = load_diabetes(return_X_y=True)
-    with pytest.raises(ValueError, match="Ridge with several targets"):
-        from_sklearn(Ridge().fit(x, np.column_stack([y, y])), x, y)
+    two = np.column_stack([y, y])
+    model = from_sklearn(Ridge().fit(x, two), x, two)
+    with pytest.raises(ValueError, match=r"y_test must be \[442, 2\]"):
+        model.influence_on_loss(x, y)
     with pytest.raises(NotFittedError):
         from_sklearn(Ridge(), x, y)
     machine = fitted(LinearSVC(C=1e-6, loss="hinge", max_iter=10**6))
-    with pytest.raises(ValueError, match="leverage=True is for generalised .* LinearSVC"):
-        from_sklearn(machine, x, y, leverage=True)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         from_sklearn(machine, x, y, temperature=0)
 
@@ -643,11 +644,11 @@ def test_data_that_do_not_fit(wine_model):
     ]:
         with pytest.raises(ValueError, match=message):
             wine_model.influence_on_loss(*arguments)
-    for model in (wine_model, from_sklearn(estimator, x, y, leverage=True)):
+    for order in ("first", "newton"):
         with pytest.raises(ValueError, match="reduction must be"):
-            model.influence_on_loss(x_test, y_test, reduction="sum")
+            wine_model.influence_on_loss(x_test, y_test, order=order, reduction="sum")
         with pytest.raises(ValueError, match="defines no adversarial loss"):
-            model.influence_on_loss(x_test, y_test, loss="adversarial")
+            wine_model.influence_on_loss(x_test, y_test, order=order, loss="adversarial")
     with pytest.raises(ValueError, match="y_test must be finite"):
         from_sklearn(Ridge().fit(x, y), x, y).influence_on_loss(x_test, y_test * np.nan)
 
@@ -671,9 +672,9 @@ def test_removals_that_leave_nothing_to_fit():
         model._clone(model.train.without(0))
     # A feature that one point alone has: without it nothing says its coefficient.
     x = np.column_stack([x, np.arange(len(x)) == 4])
-    model = from_sklearn(LinearRegression().fit(x, y), x, y, leverage=True)
-    with pytest.raises(SolverError, match="leverage of point 4 of 161 is 1"):
-        model.influence_on_loss(x[:2], y[:2])
+    model = from_sklearn(LinearRegression().fit(x, y), x, y)
+    with pytest.raises(SolverError, match="leverage of training point 4 is at least 1"):
+        model.influence_on_loss(x[:2], y[:2], order="newton")
 
 
 def test_class_weights_are_the_estimators():

@@ -62,10 +62,10 @@ def test_least_squares_is_refitting_in_every_design(seed):
     first = []
     for x in of_name.values():
         estimator = LinearRegression().fit(x, y)
-        model = from_sklearn(estimator, x, y, leverage=True)
-        scores = model.influence_on_loss(x[:4], y[:4], train_indices=chosen, strict=True)
-        np.testing.assert_allclose(scores, truth, rtol=1e-7, atol=1e-9)
         model = from_sklearn(estimator, x, y)
+        how = {"order": "newton", "train_indices": chosen, "strict": True}
+        scores = model.influence_on_loss(x[:4], y[:4], **how)
+        np.testing.assert_allclose(scores, truth, rtol=1e-7, atol=1e-9)
         first.append(model.influence_on_loss(x[:4], y[:4], strict=True))
         np.testing.assert_allclose(first[-1], first[0], rtol=1e-7, atol=1e-9)
 
@@ -81,8 +81,8 @@ def test_logistic_regression_has_one_answer_in_every_design(seed, classes):
         if name != "other units":  # which scikit-learn does not fit
             settings = {"C": np.inf, "solver": "newton-cg", "tol": 1e-10, "max_iter": 1000}
             estimator = LogisticRegression(**settings).fit(x, labels)
-            model = from_sklearn(estimator, x, labels, leverage=True)
-            answers.append(model.influence_on_loss(x[:4], labels[:4], strict=True))
+            model = from_sklearn(estimator, x, labels)
+            answers.append(model.influence_on_loss(x[:4], labels[:4], order="newton", strict=True))
         train = Dataset(np.c_[x, np.ones(len(x))], labels)
         model = influence.LogisticRegression(train, 0.0, dtype="float64").fit()
         own.append(model.influence_on_loss(train.x[:4], labels[:4], strict=True))
@@ -96,8 +96,8 @@ def test_longleys_data_have_their_digits_and_no_alarm():
     estimator = LinearRegression().fit(x, y)
     certified = [15.0618722714, -0.0358191792926, -2.02022980382, -1.03322686717]
     np.testing.assert_allclose(estimator.coef_[:4], certified, rtol=1e-7)
-    model = from_sklearn(estimator, x, y, leverage=True)
-    scores = model.influence_on_loss(x, y, strict=True)
+    model = from_sklearn(estimator, x, y)
+    scores = model.influence_on_loss(x, y, order="newton", strict=True)
     before = (estimator.predict(x) - y) ** 2
     for i in range(16):
         refit = LinearRegression().fit(np.delete(x, i, 0), np.delete(y, i))
@@ -110,21 +110,22 @@ def test_what_the_points_do_not_determine_is_refused():
     x, y = random.normal(size=(10, 20)), random.normal(size=10)
     model = from_sklearn(LinearRegression().fit(x, y), x, y)
     np.testing.assert_allclose(model.influence_on_loss(x[:2], y[:2]), 0, atol=1e-12)
-    for leverage in (False, True):
-        model = from_sklearn(LinearRegression().fit(x, y), x, y, leverage=leverage)
+    for order in ("first", "newton"):
         with pytest.raises(SolverError, match="not in its range"):
-            model.influence_on_loss(random.normal(size=(2, 20)), y[:2])
-    with pytest.raises(SolverError, match="The leverage of point 0 of 10 is 1"):
-        model.influence_on_loss(x[:2], y[:2])
+            model.influence_on_loss(random.normal(size=(2, 20)), y[:2], order=order)
+    with pytest.raises(SolverError, match="The leverage of training point 0 is at least 1"):
+        model.influence_on_loss(x[:2], y[:2], order="newton")
 
 
 def test_a_point_that_alone_determines_a_direction_is_refused():
     y, of_name = designs(0)
     x = np.c_[of_name["one-hot beside an intercept"], np.eye(len(y))[3]]
-    model = from_sklearn(LinearRegression().fit(x, y), x, y, leverage=True)
-    with pytest.raises(SolverError, match="The leverage of point 3 of 150 is 1"):
-        model.influence_on_loss(x[:2], y[:2])
-    model.influence_on_loss(x[:2], y[:2], train_indices=[0, 1, 4])
+    model = from_sklearn(LinearRegression().fit(x, y), x, y)
+    with pytest.raises(SolverError, match="The leverage of training point 3 is at least 1"):
+        model.influence_on_loss(x[:2], y[:2], order="newton")
+    with pytest.raises(SolverError, match="The leverage of set 1 is at least 1"):
+        model.parameter_changes([[0, 1], [3, 4]])
+    model.influence_on_loss(x[:2], y[:2], order="newton", train_indices=[0, 1, 4])
 
 
 def separable(flip):
@@ -153,13 +154,10 @@ ESTIMATORS = {
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
 @pytest.mark.parametrize(("estimator", "message"), ESTIMATORS.values(), ids=ESTIMATORS)
-@pytest.mark.parametrize("leverage", [False, True])
-def test_no_minimum_is_said(estimator, message, leverage):
+def test_no_minimum_is_said(estimator, message):
     x, y = separable(flip=0)
-    if leverage and getattr(estimator, "loss", "") == "hinge":
-        pytest.skip("has no leverage")
     with pytest.warns(ConvergenceWarning, match=message):
-        from_sklearn(estimator.fit(x, y), x, y, leverage=leverage)
+        from_sklearn(estimator.fit(x, y), x, y)
 
 
 def test_a_minimum_is_no_alarm():

@@ -1,0 +1,112 @@
+"""Solutions without the curvature of some points, by Woodbury's identity."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+# 1 minus a leverage below this is rounding.
+_FULL_LEVERAGE = 1e-10
+# A negative eigenvalue within this many roundings of the largest one is 0.
+_ROUNDINGS = 1e3
+
+
+def roots(blocks: np.ndarray) -> np.ndarray:
+    """R with R Rᵀ = A for each of the symmetric ``blocks`` A [..., c, c], in float64.
+
+    Raises:
+        ValueError: one has a negative eigenvalue: it is of a loss that is not convex in the
+            outputs.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.solvers.downdate import roots
+        >>> roots(np.array([[[4.0]], [[9.0]]])).ravel().tolist()
+        [2.0, 3.0]
+    """
+    rounding = _ROUNDINGS * np.finfo(blocks.dtype).eps
+    blocks = blocks.astype(np.float64)
+    if blocks.shape[-1] == 1:
+        values, vectors = blocks[..., 0], np.ones_like(blocks)
+    else:
+        values, vectors = np.linalg.eigh(blocks)
+    if (values < -rounding * np.abs(values).max(initial=0.0)).any():
+        raise ValueError(
+            f"The loss of a point is not convex in the outputs (an eigenvalue of its second "
+            f'derivative is {values.min():.2g}): order="newton" needs one that is; use '
+            f'order="first" or "refit".'
+        )
+    return vectors * np.sqrt(np.maximum(values, 0.0))[..., np.newaxis, :]
+
+
+def inner_inverses(forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(1 − F M⁻¹ Fᵀ)⁻¹ of each of ``forms`` F M⁻¹ Fᵀ [..., s, s], and where there is none because
+    a leverage, an eigenvalue of it, is 1: [...].
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.solvers.downdate import inner_inverses
+        >>> inverses, full = inner_inverses(np.array([[[0.75]], [[1.0]]]))
+        >>> float(inverses[0, 0, 0]), full.tolist()
+        (4.0, [False, True])
+    """
+    if forms.shape[-1] == 1:
+        values, vectors = forms[..., 0], np.ones_like(forms)
+    else:
+        values, vectors = np.linalg.eigh(forms)
+    left = 1 - values
+    full = np.asarray(left.min(axis=-1) < _FULL_LEVERAGE)
+    left = np.where(full[..., np.newaxis], 1.0, left)
+    return (vectors / left[..., np.newaxis, :]) @ np.swapaxes(vectors, -1, -2), full
+
+
+class Downdated:
+    """(M − FᵀF)⁻¹ v from M⁻¹ v, for a symmetric positive definite M [p, p] and F [s, p]:
+
+        M⁻¹ + V (1 − FV)⁻¹ Vᵀ,   V = M⁻¹Fᵀ.
+
+    With F the Jacobian of some points' outputs times a root of the losses' curvature in them, it is
+    a step of Newton's method without these points.
+
+    Args:
+        rows: F.
+        solved: V [p, s].
+
+    Attributes:
+        full: whether M − FᵀF is singular: some leverage is 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.solvers.downdate import Downdated
+        >>> rows = np.array([[1.0, 0.0]])  # M is twice the identity
+        >>> Downdated(rows, rows.T / 2).correct(np.array([1.0, 1.0]) / 2).tolist()
+        [1.0, 0.5]
+    """
+
+    def __init__(self, rows: np.ndarray, solved: np.ndarray) -> None:
+        self._rows, self._solved = rows, solved
+        forms = rows @ solved
+        self._inner, full = inner_inverses((forms + forms.T) / 2)
+        self.full = bool(full)
+
+    def correct(self, solution: np.ndarray) -> np.ndarray:
+        """(M − FᵀF)⁻¹ v from ``solution`` M⁻¹ v, [p] or [p, k]."""
+        return solution + self._solved @ (self._inner @ (self._rows @ solution))
+
+
+def scaled_rows(jacobians: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
+    """F with FᵀF = Σ JᵀAJ over points, from J [k, c, p] and A [k, c, c]: [k·c, p], or at most
+    [p, p] where that is less.
+
+    Raises:
+        ValueError: some A is not positive semi-definite.
+    """
+    rows = np.swapaxes(roots(curvatures), -1, -2) @ jacobians
+    return compressed(rows.reshape(-1, rows.shape[-1]))
+
+
+def compressed(rows: np.ndarray) -> np.ndarray:
+    """F [≤ p, p] with the same FᵀF as ``rows`` [s, p]."""
+    if len(rows) <= rows.shape[1]:
+        return rows
+    return scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
