@@ -13,7 +13,7 @@ import tensorflow as tf
 from influence.curvature.operator import HessianOperator
 from influence.linear.penalty import Penalty
 from influence.objective.removal import Removal, undetermined
-from influence.solvers.downdate import compressed, inner_inverses, roots
+from influence.solvers.downdate import inner_inverses, roots
 from influence.solvers.exact import Exact
 from influence.solvers.solution import SolverError
 
@@ -124,12 +124,10 @@ class LinearRemoval(Removal):
             return np.zeros(len(sets))
         return np.array([self._shares[each].sum() for each in sets.members])
 
-    def _rows(self, members):
-        rows = np.empty((0, self._model.num_parameters))
+    def _row_blocks(self, members):
         for terms in self._terms(members):
-            own = np.einsum("bj,bik->bkji", terms.rows, terms.roots)
-            rows = compressed(np.concatenate([rows, own.reshape(-1, rows.shape[1])]))
-        return rows
+            rows = np.einsum("bj,bik->bkji", terms.rows, terms.roots)
+            yield rows.reshape(-1, self._model.num_parameters)
 
     def _solve(self, block, k, solver):
         if isinstance(solver, Exact):

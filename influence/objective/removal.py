@@ -13,7 +13,7 @@ from influence.curvature.gauss_newton import GaussNewton
 from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator
 from influence.data.types import Inputs, Loss, Order, PointTensors, Reduction
 from influence.objective.sets import Sets
-from influence.solvers.downdate import Downdated, compressed, scaled_rows
+from influence.solvers.downdate import Downdated, rows_of_gram, scaled_rows
 from influence.solvers.exact import Exact
 from influence.solvers.semidefinite import RangeInverse
 from influence.solvers.solution import Solver, SolverError
@@ -140,13 +140,12 @@ class Removal:
         ]
         return np.stack(columns, axis=1).astype(np.float64)
 
-    def _rows(self, members):
-        """F with FᵀF = Σ JᵀΛJ over a set: [s, p]."""
-        matrix, rows = GaussNewton(self._model), []
+    def _row_blocks(self, members):
+        """F with FᵀF = Σ JᵀΛJ over a set, a few points at a time: [s, p]."""
+        matrix = GaussNewton(self._model)
         for first in range(0, len(members), _COLUMNS):
             points = self._model.points.chosen(members[first : first + _COLUMNS])
-            rows.append(scaled_rows(*matrix.factors(points)))
-        return compressed(np.concatenate(rows))
+            yield scaled_rows(*matrix.factors(points))
 
     def _solve(self, block, k, solver):
         """(nC)⁻¹ ``block``, C without what k points take of the regulariser where it is known."""
@@ -162,6 +161,16 @@ class Removal:
         return np.stack(columns, axis=1)
 
     # How it is done.
+
+    def _rows(self, members):
+        """F of a whole set, [s, p], or of no more than p rows with the same FᵀF."""
+        blocks, size = self._row_blocks(members), self._model.num_parameters
+        if len(members) * self._model.num_outputs <= size:
+            return np.concatenate(list(blocks))
+        gram = np.zeros((size, size))
+        for block in blocks:
+            gram += block.T @ block
+        return rows_of_gram(gram)
 
     @functools.cached_property
     def _moved(self):

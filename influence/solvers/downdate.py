@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 
 # 1 minus a leverage below this is rounding.
 _FULL_LEVERAGE = 1e-10
@@ -95,18 +94,17 @@ class Downdated:
 
 
 def scaled_rows(jacobians: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
-    """F with FᵀF = Σ JᵀAJ over points, from J [k, c, p] and A [k, c, c]: [k·c, p], or at most
-    [p, p] where that is less.
+    """F with FᵀF = Σ JᵀAJ over points, from J [k, c, p] and A [k, c, c]: [k·c, p].
 
     Raises:
         ValueError: some A is not positive semi-definite.
     """
     rows = np.swapaxes(roots(curvatures), -1, -2) @ jacobians
-    return compressed(rows.reshape(-1, rows.shape[-1]))
+    return rows.reshape(-1, rows.shape[-1])
 
 
-def compressed(rows: np.ndarray) -> np.ndarray:
-    """F [≤ p, p] with the same FᵀF as ``rows`` [s, p]."""
-    if len(rows) <= rows.shape[1]:
-        return rows
-    return scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
+def rows_of_gram(gram: np.ndarray) -> np.ndarray:
+    """F [p, p] with FᵀF = ``gram``, whatever the units of the parameters."""
+    units = np.sqrt(np.diag(gram))
+    units[units == 0] = 1.0
+    return roots(gram / units / units[:, np.newaxis]).T * units

@@ -101,6 +101,7 @@ def newton(model, members):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore::influence.objective.minimum.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_step_is_newtons_without_the_set(name):
     model = MODELS[name]()
     changes = model.parameter_changes(SETS)
