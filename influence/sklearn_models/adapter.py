@@ -184,6 +184,39 @@ class SklearnModel(LinearModel):
         binary = self.loss.outputs == 1
         return self._classes[(outputs[:, 0] > 0).astype(int) if binary else outputs.argmax(axis=1)]
 
+    def class_position(self, class_: Any) -> int:
+        """Of a class as the estimator names it; a regression has none."""
+        classes = [] if self._classes is None else self._classes.tolist()
+        if class_ not in classes:
+            name = type(self.estimator).__name__
+            remedy = f"only {classes}" if classes else "leave class_ out"
+            raise ValueError(f"{name} has no class {class_!r}: {remedy}.")
+        return classes.index(class_)
+
+    def coefficient(self, index: Any) -> tuple[int, float]:
+        """Of ``coef_``: a feature, or (class, feature) where it has a row for every class."""
+        d, c = self.weights.shape
+        if c > 1 and not (isinstance(index, tuple) and len(index) == 2):
+            raise ValueError(
+                f"index must be (class, feature), as coef_ has {c} rows; not {index!r}."
+            )
+        column = self.class_position(index[0]) if c > 1 else 0
+        feature = index[1] if c > 1 else index
+        if isinstance(feature, str) and feature == "intercept":
+            if not self.bias:
+                raise ValueError(f"{type(self.estimator).__name__} has no intercept.")
+            return (d - 1) * c + column, self.bias
+        names = getattr(self.estimator, "feature_names_in_", None)
+        if isinstance(feature, str):
+            if names is None or feature not in names:
+                raise ValueError(
+                    f"{type(self.estimator).__name__} knows no feature {feature!r}: "
+                    + ("give its number." if names is None else f"only {names.tolist()}.")
+                )
+            feature = names.tolist().index(feature)
+        [row] = check_indices([feature], d - bool(self.bias), "index")
+        return int(row) * c + column, 1.0
+
     def fit(self) -> Self:  # type: ignore[override]  # nor do estimators take them
         """Fit a clone of the estimator, with the same settings, to the model's own points."""
         estimator, y = clone(self.estimator), self.train.labels
