@@ -76,9 +76,10 @@ def most_influential_set(
     not where points stand in for each other: of several that say the same none has a large score,
     and all of them together do (Huang et al., arXiv 2409.18153). "greedy" removes the point with
     the largest effect (``order="newton"``), refits, computes the effects of all others without it,
-    and so on; then it exchanges single points of the set, of up to 20, as long as refits say that
-    this is better. (Of more than 15 points an eighth of those that are missing is picked at a
-    time.) There is no guarantee of the best set: that takes all of them.
+    and so on; of more than 15 points an eighth of those that are missing is picked at a time. Then
+    (in sets of up to 20) it exchanges single points of this set, and of the additive one, as long
+    as refits say that this is better, and takes the better end. There is no guarantee of the best
+    set: that takes all of them.
 
     Args:
         model: fitted.
@@ -116,6 +117,12 @@ def most_influential_set(
         raise ValueError(f'method must be "greedy" or "additive", not {method!r}.')
     find = {"greedy": _greedy, "additive": _additive}[method]
     found = [find(search, size, one) for one in ((1, -1) if sign is None else (sign,))]
+    found = [one for one in found if len(one) == size and search.refits(one)]
+    if not found:
+        raise ValueError(
+            f"The model cannot be refitted without the {size} points that matter most: choose a "
+            f"smaller size."
+        )
     return search.certified(max(found, key=lambda one: abs(search.change(one))))
 
 
@@ -216,6 +223,10 @@ class _Search:
             self._values[key] = float(np.asarray(value).item())
         return self._values[key]
 
+    def refits(self, removed: tuple[int, ...]) -> bool:
+        """Whether the model can be refitted without the set."""
+        return not np.isnan(self.value(removed))
+
     def change(self, removed: tuple[int, ...]) -> float:
         """After the refit minus before."""
         return self.value(removed) - self.before
@@ -257,10 +268,7 @@ class _Search:
 
 def _additive(search, size, sign):
     order = np.argsort(-sign * search.scores(), kind="stable")
-    removed = tuple(order[:size].tolist())
-    if np.isnan(search.value(removed)):
-        raise ValueError("The model cannot be refitted without the set: use method='greedy'.")
-    return removed
+    return tuple(order[:size].tolist())
 
 
 def _greedy(search, size, sign):
@@ -269,12 +277,14 @@ def _greedy(search, size, sign):
         effects = sign * search.effects(removed)
         more = _next(search, removed, effects, max(1, (size - len(removed)) // _PART))
         if more is None:
-            raise ValueError(
-                f"The model can be refitted without at most {len(removed)} of these points: "
-                f"choose a smaller size."
-            )
+            break  # there is none of that size
         removed = more
-    return _exchanged(search, removed, sign) if size <= _EXCHANGED else removed
+    if size > _EXCHANGED:
+        return removed
+    # From a second start, as exchanges of one point can end at a set that only two would better.
+    starts = removed, _additive(search, size, sign)
+    ends = [_exchanged(search, start, sign) for start in starts if search.refits(start)]
+    return max(ends, key=lambda one: sign * search.change(one), default=removed)
 
 
 def _next(search, removed, effects, number):
@@ -285,7 +295,7 @@ def _next(search, removed, effects, number):
     if number > 1:
         candidates.insert(0, tuple(order[:number]))
     for more in candidates:
-        if not np.isnan(search.value(removed + more)):
+        if search.refits(removed + more):
             return removed + more
     return None
 
