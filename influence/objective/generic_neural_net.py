@@ -512,7 +512,7 @@ class GenericNeuralNet(abc.ABC):
             [[-0.07, -0.03, -0.03, -0.07, 0.23]]
         """
         how = {"solver": solver, "curvature": curvature, "strict": strict}
-        changes = influence_on(self, target, order, train_indices=train_indices, **how)
+        changes = influence_on(self, target, order, train_indices, how)
         self._warn_unless_at_minimum(curvature)
         return changes
 

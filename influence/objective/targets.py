@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.data.types import Inputs, Model, Reduction
+from influence.data.types import Inputs, Reduction
 
 Order = Literal["first", "newton", "refit"]
 # Numbers of the parameters after removals that are held at a time, and the removals whose outputs
@@ -31,7 +31,7 @@ class Target(abc.ABC):
     """
 
     @abc.abstractmethod
-    def values(self, model: Model, thetas: ArrayLike) -> np.ndarray:
+    def values(self, model: Any, thetas: ArrayLike) -> np.ndarray:
         """The target at parameters ``thetas`` [p], or at each column of [p, k], in float64.
 
         Returns:
@@ -39,24 +39,20 @@ class Target(abc.ABC):
         """
 
     @abc.abstractmethod
-    def gradient(self, model: Model) -> np.ndarray:
+    def gradient(self, model: Any) -> np.ndarray:
         """∇ of the target at the model's parameters: [p, m], or [p] where it is one number."""
 
 
 def influence_on(
-    model: Model,
+    model: Any,
     target: Target,
-    order: Order = "first",
-    *,
-    train_indices: ArrayLike | None = None,
-    solver: Any = None,
-    curvature: Any = None,
-    strict: bool = False,
+    order: Order,
+    train_indices: ArrayLike | None,
+    how: dict[str, Any],
 ) -> np.ndarray:
-    """See ``GenericNeuralNet.influence_on``."""
+    """See ``GenericNeuralNet.influence_on``; ``how`` is its ``solver``, ``curvature``, ``strict``."""
     if order not in ("first", "newton", "refit"):
         raise ValueError(f'order must be "first", "newton" or "refit", not {order!r}.')
-    how = {"solver": solver, "curvature": curvature, "strict": strict}
     if order == "first" and not isinstance(target, Metric):
         solution = model.inverse_hvp(target.gradient(model), **how)
         return model._removal(model.points.chosen(train_indices), solution.x)
@@ -103,12 +99,12 @@ class Loss(Target):
     y: ArrayLike = field(repr=False)
     reduction: Reduction | None = None
 
-    def values(self, model: Model, thetas: ArrayLike) -> np.ndarray:
+    def values(self, model: Any, thetas: ArrayLike) -> np.ndarray:
         thetas = np.asarray(thetas, np.float64)
         losses = model.losses_at(_columns(thetas), self.x, self.y)
         return _reduced(losses, self.reduction, thetas.ndim)
 
-    def gradient(self, model: Model) -> np.ndarray:
+    def gradient(self, model: Any) -> np.ndarray:
         return model.test_gradient(self.x, self.y, reduction=self.reduction)
 
 
@@ -118,13 +114,13 @@ class _OfOutputs(Target):
     x: Inputs
     reduction: Reduction | None
 
-    def values(self, model: Model, thetas: ArrayLike) -> np.ndarray:
+    def values(self, model: Any, thetas: ArrayLike) -> np.ndarray:
         thetas = np.asarray(thetas, np.float64)
         function = self._function(model)
         outputs = model.outputs_at(_columns(thetas), self.x)
         return _reduced(function(tf.constant(outputs)).numpy().T, self.reduction, thetas.ndim)
 
-    def gradient(self, model: Model) -> np.ndarray:
+    def gradient(self, model: Any) -> np.ndarray:
         function = self._function(model)
         x = model.points.embedded(model.points.inputs(self.x, "x"))
         outputs = model.scans.outputs(x)
@@ -344,7 +340,7 @@ class Metric(Target):
     x: Inputs = field(repr=False)
     y: ArrayLike | None = field(repr=False)
 
-    def values(self, model: Model, thetas: ArrayLike) -> np.ndarray:
+    def values(self, model: Any, thetas: ArrayLike) -> np.ndarray:
         thetas = np.asarray(thetas, np.float64)
         y = None if self.y is None else np.asarray(self.y)
         outputs = model.outputs_at(_columns(thetas), self.x)
@@ -356,7 +352,7 @@ class Metric(Target):
             )
         return values if thetas.ndim == 2 else values[0]
 
-    def gradient(self, model: Model) -> np.ndarray:
+    def gradient(self, model: Any) -> np.ndarray:
         raise ValueError(
             "A Metric has no gradient: influence_on takes it of the outputs after each removal."
         )

@@ -161,6 +161,7 @@ class SklearnModel(LinearModel):
         self.estimator, self.leverage = estimator, leverage
         self._terms, self._transform = terms, transform
         self._classes = getattr(estimator, "classes_", None)
+        self._names = getattr(estimator, "feature_names_in_", None)
         self.example_weights = weights
         strength = terms.strength if terms.mean else terms.strength / len(train)
         self._strengths = np.full(train.x.shape[1] + bool(terms.bias), strength)
@@ -206,14 +207,13 @@ class SklearnModel(LinearModel):
             if not self.bias:
                 raise ValueError(f"{type(self.estimator).__name__} has no intercept.")
             return (d - 1) * c + column, self.bias
-        names = getattr(self.estimator, "feature_names_in_", None)
         if isinstance(feature, str):
-            if names is None or feature not in names:
-                raise ValueError(
-                    f"{type(self.estimator).__name__} knows no feature {feature!r}: "
-                    + ("give its number." if names is None else f"only {names.tolist()}.")
-                )
-            feature = names.tolist().index(feature)
+            names = [] if self._names is None else self._names.tolist()
+            if feature not in names:
+                name = type(self.estimator).__name__
+                remedy = f"only {names}" if names else "give its number"
+                raise ValueError(f"{name} knows no feature {feature!r}: {remedy}.")
+            feature = names.index(feature)
         [row] = check_indices([feature], d - bool(self.bias), "index")
         return int(row) * c + column, 1.0
 
@@ -335,9 +335,11 @@ class SklearnModel(LinearModel):
         self.parameters = rows.ravel()
 
     def _with(self, train, weights):
-        return SklearnModel(
+        model = SklearnModel(
             self.estimator, self._terms, train, weights, self._transform, self.leverage
         )
+        model._names = self._names  # a refit is on arrays, which have none
+        return model
 
     def _clone(self, train):
         if len(train) != len(self.train):

@@ -170,9 +170,12 @@ def smallest_set(
         refitted       -1.75          -1
     """
     search = _Search(model, target, "smallest_set")
-    if (below is None) == (above is None):
+    if below is not None and above is None:
+        goal = _Goal(below, -1)
+    elif above is not None and below is None:
+        goal = _Goal(above, 1)
+    else:
         raise ValueError("smallest_set takes one value to pass: below= or above=.")
-    goal = _Goal(above, 1) if below is None else _Goal(below, -1)
     removed = _grown(search, goal)
     while True:
         removed, rest = _dropped(search, goal, removed)

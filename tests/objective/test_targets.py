@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
@@ -75,6 +75,17 @@ def test_a_coefficient_of_ridge(problem):
     for index in (3, "intercept"):
         newton, refit = (model.influence_on(Coefficient(index), how) for how in ("newton", "refit"))
         np.testing.assert_allclose(newton, refit, atol=1e-9)
+
+
+def test_a_coefficient_by_its_name_in_a_data_frame():
+    frame, y = load_diabetes(return_X_y=True, as_frame=True)
+    model = from_sklearn(Ridge(alpha=0.1).fit(frame, y), frame, y)
+    refitted = model.refit(0).refit(1)
+    for each in (model, refitted):
+        theta = each.parameters
+        assert Coefficient("bmi").values(each, theta) == Coefficient(2).values(each, theta)
+    with pytest.raises(ValueError, match="Ridge knows no feature 'size': only"):
+        model.influence_on(Coefficient("size"))
 
 
 def test_changes_of_the_area_under_the_curve_on_breast_cancer():
