@@ -50,7 +50,7 @@ def influence_on(
     train_indices: ArrayLike | None,
     how: dict[str, Any],
 ) -> np.ndarray:
-    """See ``GenericNeuralNet.influence_on``; ``how`` is its ``solver``, ``curvature``, ``strict``."""
+    """See ``GenericNeuralNet.influence_on``; ``how``: its solver, curvature and strict."""
     if order not in ("first", "newton", "refit"):
         raise ValueError(f'order must be "first", "newton" or "refit", not {order!r}.')
     if order == "first" and not isinstance(target, Metric):

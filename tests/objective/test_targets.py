@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import keras
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes
@@ -10,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from influence import from_sklearn
+from influence import KerasModel, from_sklearn
 from influence.targets import Coefficient, Logit, Loss, Margin, Metric, Probability
 from tests.oracles import central_difference
 
@@ -99,6 +100,19 @@ def test_changes_of_the_area_under_the_curve_on_breast_cancer():
     newton, refit = model.influence_on(area, "newton"), model.influence_on(area, "refit")
     assert np.count_nonzero(refit) > 100
     assert np.corrcoef(newton, refit)[0, 1] > 0.99
+
+
+def test_probabilities_of_a_keras_model(problem):
+    dense = keras.layers.Dense(3, "softmax", kernel_regularizer=keras.regularizers.L2(0.02))
+    network = keras.Sequential([keras.Input((5,)), dense])
+    network.compile(loss="sparse_categorical_crossentropy")
+    model = KerasModel(network, (problem.x, problem.labels)).fit()
+    target = Probability(problem.x_test, 2)
+    theta = model.parameters
+    expected = model.predict(problem.x_test)[:, 2]
+    np.testing.assert_allclose(target.values(model, theta), expected, rtol=1e-5)
+    truth = central_difference(partial(target.values, model), theta.astype(float), step=1e-2)
+    np.testing.assert_allclose(target.gradient(model), truth.T, atol=1e-3)
 
 
 def test_refusals(problem):
