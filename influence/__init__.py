@@ -3,6 +3,7 @@
 Koh & Liang, *Understanding Black-box Predictions via Influence Functions* (ICML 2017).
 """
 
+from influence import targets
 from influence.curvature.autodiff import AutodiffHessian
 from influence.curvature.gauss_newton import GaussNewton
 from influence.curvature.operator import HessianOperator
@@ -49,4 +50,5 @@ __all__ = [
     "Validation",
     "from_sklearn",
     "leave_one_out",
+    "targets",
 ]

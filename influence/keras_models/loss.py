@@ -69,6 +69,11 @@ class OutputLoss:
             logits._keras_mask = outputs._keras_mask
         return logits
 
+    @property
+    def activates(self) -> bool:
+        """Whether the outputs come from a softmax or sigmoid."""
+        return self._activation is not None
+
     def activate(self, logits: tf.Tensor) -> tf.Tensor:
         """The outputs again."""
         return logits if self._activation is None else self._activation(logits)

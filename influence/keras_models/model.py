@@ -219,6 +219,10 @@ class KerasModel(GenericNeuralNet):
         the model's outputs."""
         return numpy(self._loss.split(self._logits_of(x)))
 
+    def class_probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
+        """As the model puts them out, where it ends in a softmax or sigmoid."""
+        return self._loss.probabilities(logits)
+
     def _logits_of(self, x):
         return self.scans.outputs(self.points.embedded(self.points.inputs(x, "x")))
 

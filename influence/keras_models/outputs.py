@@ -98,6 +98,13 @@ class KerasLoss:
         parts = [loss.activate(part) for loss, part in zip(self._outputs, self._parts(logits))]
         return keras.tree.pack_sequence_as(self._structure, parts)
 
+    def probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
+        """Of every class, where the model ends in one softmax or sigmoid of Keras; else None."""
+        if not self._single or not self._outputs[0].activates:
+            return None
+        outputs = self._outputs[0].activate(logits)
+        return outputs if outputs.shape[-1] > 1 else tf.concat([1 - outputs, outputs], axis=-1)
+
     def split(self, logits: tf.Tensor) -> Tensors:
         """The logits of each output, in the structure of the outputs."""
         return keras.tree.pack_sequence_as(self._structure, self._parts(logits))

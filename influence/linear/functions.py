@@ -47,6 +47,10 @@ class LinearLoss(abc.ABC):
         ``curvature_matrix`` must not depend on them."""
         return self
 
+    def class_probabilities(self, z: tf.Tensor) -> tf.Tensor | None:
+        """Of every class for z [..., c]; None for a loss that is not of probabilities."""
+        return None
+
     @abc.abstractmethod
     def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """ℓ for z [b, c]: [b]."""

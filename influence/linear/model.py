@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from influence.curvature.operator import HessianOperator
 from influence.data.dataset import Dataset
-from influence.data.types import DType
+from influence.data.types import DType, Inputs
 from influence.fitting.newton import minimize
 from influence.linear.diagnostics import cooks_distance, dfbetas, leave_one_out_outputs
 from influence.linear.functions import LinearLoss
@@ -366,6 +366,17 @@ class LinearModel(GenericNeuralNet):
         z = tf.constant(self.training_rows(indices) @ self.weights.numpy().astype(np.float64))
         curvature = self.loss.curvature_matrix(self.loss.curvature(z, labels))
         return z.numpy(), self.loss.slopes(z, labels).numpy(), curvature.numpy()
+
+    def outputs_at(self, thetas: np.ndarray, x: Inputs) -> np.ndarray:
+        """The logits of points ``x`` at each column of ``thetas`` [p, k], in float64: [k, m, c]."""
+        rows = self.scans.rows(self.points.inputs(x, "x"))
+        rows = rows if scipy.sparse.issparse(rows) else rows.numpy()
+        rows, (d, c) = rows.astype(np.float64) * self.train.scale, self.weights.shape
+        outputs = rows @ np.asarray(thetas, np.float64).reshape(d, -1)
+        return np.moveaxis(outputs.reshape(rows.shape[0], c, -1), 2, 0)
+
+    def class_probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
+        return self.loss.class_probabilities(logits)
 
     def _pull(self, thetas):
         """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""

@@ -110,6 +110,12 @@ class LinearScans(Scans):
         functions, rows, labels = self._closed_forms(points)
         return functions.directional_derivatives(rows, labels, self._model.weights, block)
 
+    def output_gradients(self, x: Rows, slopes: tf.Tensor) -> np.ndarray:
+        model, rows = self._model, self.rows(x)
+        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+        rows = rows.astype(model.dtype) * model.dtype.type(model.train.scale)
+        return (rows[:, :, np.newaxis] * slopes.numpy()[:, np.newaxis]).reshape(len(rows), -1)
+
     def input_gradients(self, points: PointTensors, direction: tf.Tensor) -> np.ndarray:
         x = points[0]
         if scipy.sparse.issparse(x):

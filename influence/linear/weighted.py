@@ -52,6 +52,9 @@ class Weighted(LinearLoss):
     def outputs(self) -> int:  # type: ignore[override]  # where others have a field
         return self.loss.outputs
 
+    def class_probabilities(self, z: tf.Tensor) -> tf.Tensor | None:
+        return self.loss.class_probabilities(z)
+
     def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         y, weights = self._unpack(z, labels)
         return weights * self.loss.losses(z, y)

@@ -124,6 +124,9 @@ class AllCNNC(GenericNeuralNet):
         wrong = tf.one_hot(labels, self.classes, on_value=-np.inf, off_value=0.0, dtype=self.dtype)
         return tf.reduce_logsumexp(logits + wrong, axis=1) - tf.reduce_logsumexp(logits, axis=1)
 
+    def class_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(logits)
+
     def regularization(self) -> tf.Tensor:
         """(λ/2)‖W‖²: the biases are free."""
         squares = [tf.reduce_sum(tf.square(weights)) for weights in self.weights]

@@ -22,6 +22,9 @@ class Softmax(LinearLoss):
 
     likelihood = "full"
 
+    def class_probabilities(self, z: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(z)
+
     def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z)
 
@@ -50,6 +53,9 @@ class Logistic(OneLogitLoss):
     """Cross-entropy of the sigmoid of one logit, labels 0 and 1."""
 
     likelihood = "full"
+
+    def class_probabilities(self, z: tf.Tensor) -> tf.Tensor:
+        return tf.concat([tf.sigmoid(-z), tf.sigmoid(z)], axis=-1)
 
     def losses(self, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         labels = tf.cast(labels, z.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
@@ -191,6 +191,11 @@ class SmoothHinge(LinearModel):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.parameters = LinearModel.fit(warmer).parameters
+
+    def class_position(self, class_: Any) -> int:
+        if class_ not in (-1, 1):
+            raise ValueError(f"class_ must be -1 or +1, not {class_!r}.")
+        return int(class_ == 1)
 
     def _warn_unless_at_minimum(self, curvature):
         # At the hinge's own minimum neither its slope, which jumps, nor a smooth loss's is 0, and

@@ -24,6 +24,7 @@ from influence.objective.points import Points
 from influence.objective.removal import Removal, influence_of_sets, influence_without
 from influence.objective.scans import Scans
 from influence.objective.sets import Sets
+from influence.objective.targets import Target, influence_on
 from influence.objective.validation import Validation, validate
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
@@ -255,6 +256,49 @@ class GenericNeuralNet(abc.ABC):
             [-0.693, -0.693]
         """
         return self.scans.losses(loss, self.points.checked(x, labels, "x", "labels")).numpy()
+
+    def outputs_at(self, thetas: np.ndarray, x: Inputs) -> np.ndarray:
+        """The logits of points ``x`` at each column of ``thetas`` [p, k], in float64: [k, m, c]."""
+        points = self.points.embedded(self.points.inputs(x, "x"))
+        outputs = self._at_each(thetas, lambda model: model.scans.outputs(points))
+        return outputs.reshape(len(outputs), outputs.shape[1], -1)
+
+    def losses_at(self, thetas: np.ndarray, x: Inputs, labels: ArrayLike) -> np.ndarray:
+        """The loss of each point at each column of ``thetas`` [p, k], in float64: [m, k]."""
+        points = self.points.checked(x, labels, "x", "labels")
+        return self._at_each(thetas, lambda model: model.scans.losses("normal", points)).T
+
+    def _at_each(self, thetas, function):
+        """``function`` of a model at each column of ``thetas`` [p, k]: [k, ...]."""
+        moved, results = self.with_parameters(self.parameters), []
+        for theta in np.asarray(thetas).T:
+            moved.parameters = theta
+            results.append(function(moved).numpy().astype(np.float64))
+        return np.stack(results)
+
+    def class_position(self, class_: Any) -> int:
+        """Where a class stands among the model's; of one logit the second is the positive one.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        classes = max(2, self.num_outputs)
+        if class_ not in range(classes):
+            raise ValueError(f"class_ must be one of the classes 0..{classes - 1}, not {class_!r}.")
+        return int(class_)
+
+    def class_probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
+        """p(class | x) of logits [..., c], for all classes; None for a model without them."""
+        return None
+
+    def coefficient(self, index: Any) -> tuple[int, float]:
+        """(position in θ, what the parameter there is multiplied by) of a coefficient.
+
+        Raises:
+            ValueError: there is no such coefficient.
+        """
+        [position] = check_indices([index], self.num_parameters, "index")
+        return int(position), 1.0
 
     def objective(self) -> float:
         """R(θ), the regulariser included."""
@@ -521,6 +565,50 @@ class GenericNeuralNet(abc.ABC):
         """
         checked = Sets.of(sets, len(self.train))
         return self._make_removal(solver, curvature, strict).changes(checked, order)
+
+    def influence_on(
+        self,
+        target: Target,
+        order: Order = "first",
+        *,
+        train_indices: ArrayLike | None = None,
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        strict: bool = False,
+    ) -> np.ndarray:
+        """Change of any target if a training point is removed, after minus before: [m, n], or [n]
+        for a target that is one number.
+
+        Args:
+            target: of ``influence.targets``, such as ``Probability`` or ``Metric``.
+            order: "first", as ``influence_on_loss``: the change of the parameters to first order,
+                and of the target along it (a ``Metric``, which has no gradient, is taken *at* the
+                changed parameters). "newton": the target at one Newton step of the objective
+                without the point. "refit": the target after a refit.
+            train_indices, solver, curvature, strict: as for ``influence_on_loss``; "refit" has no
+                use for the others.
+
+        Raises:
+            ValueError: points, classes or indices that do not fit; another order.
+            SolverError: the system cannot be solved.
+
+        Warns:
+            ConvergenceWarning: as for ``influence_on_loss``.
+
+        Examples:
+            How the probability of class 1 would move:
+
+            >>> from influence import BinaryLogisticRegression, Dataset
+            >>> from influence.targets import Probability
+            >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
+            >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+            >>> model.influence_on(Probability([[1.5]], class_=1), "newton").round(2).tolist()
+            [[-0.07, -0.03, -0.03, -0.07, 0.23]]
+        """
+        how = {"solver": solver, "curvature": curvature, "strict": strict}
+        changes = influence_on(self, target, order, train_indices, how)
+        self._warn_unless_at_minimum(curvature)
+        return changes
 
     def influence_of_points(
         self,

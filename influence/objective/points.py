@@ -85,6 +85,10 @@ class Points:
         """Test points ``x`` [m, ...] without labels, checked, as a tensor."""
         return self.input_tensor(check_inputs(x, self.train.x.shape[1:], name))
 
+    def embedded(self, x: Tensors) -> Tensors:
+        """What the scans take for test points ``x``: the points, or something made of them."""
+        return x
+
     def convert(self, x: Tensors) -> Tensors:
         """A batch of points as the model sees them: its dtype, times the data set's scale."""
         x = tf.cast(x, self.dtype)

@@ -66,6 +66,10 @@ class Scans:
         """The logits of points ``x``."""
         return self._model.logits(self._model.convert(x))
 
+    def output_gradients(self, x: Tensors, slopes: tf.Tensor) -> np.ndarray:
+        """∇(s_iᵀ f_i) of the outputs f_i of every point, for slopes s [m, ...]: [m, p]."""
+        return self._run("_traced_output_gradients", "normal", (x, slopes)).numpy()
+
     def compiled(
         self, name: Any, function: Callable[..., Tensors], points: PointTensors, blocks: int = 0
     ) -> Callable[..., Tensors]:
@@ -130,6 +134,17 @@ class Scans:
             return self._sum_gradient(loss, *alone)
 
         return tf.map_fn(of_point, points, fn_output_signature=self._model.dtype)
+
+    def _traced_output_gradients(self, _, points):
+        model = self._model
+
+        def of_point(point):
+            x, slopes = tf.nest.map_structure(lambda array: array[tf.newaxis], point)
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(slopes * model.logits(model.convert(x)))
+            return flatten(tape.gradient(value, model.variables, unconnected_gradients="zero"))
+
+        return tf.map_fn(of_point, points, fn_output_signature=model.dtype)
 
     def _traced_directional_derivatives(self, loss, points, block):
         model = self._model

@@ -184,6 +184,7 @@ class SklearnModel(LinearModel):
         self.estimator = estimator
         self._terms, self._transform = terms, transform
         self._classes: Any = getattr(estimator, "classes_", None)
+        self._names: Any = getattr(estimator, "feature_names_in_", None)
         self.example_weights, self.index = weights, index
         d, c = train.x.shape[1] + bool(terms.bias), terms.loss.outputs
         super().__init__(
@@ -249,6 +250,52 @@ class SklearnModel(LinearModel):
         binary = self.loss.outputs == 1
         return self._classes[(outputs[:, 0] > 0).astype(int) if binary else outputs.argmax(axis=1)]
 
+    def class_position(self, class_: Any) -> int:
+        """Of a class as the estimator names it; a regression has none."""
+        classes = [] if self._classes is None else self._classes.tolist()
+        if class_ not in classes:
+            name = type(self.estimator).__name__
+            remedy = f"only {classes}" if classes else "leave class_ out"
+            raise ValueError(f"{name} has no class {class_!r}: {remedy}.")
+        return classes.index(class_)
+
+    def coefficient(self, index: Any) -> tuple[int, float]:
+        """Of ``coef_``: a feature, or (class, feature) where it has a row for every class, and
+        (number, feature) where it has one for every target."""
+        c = np.atleast_2d(self.estimator.coef_).shape[0]
+        if c == 1:
+            column, feature = 0, index
+        elif isinstance(index, tuple) and len(index) == 2:
+            column, feature = index
+            if self._classes is None:
+                [column] = check_indices([column], c, "the target of index")
+            else:
+                column = self.class_position(column)
+        else:
+            kind = "class" if self._classes is not None else "target"
+            raise ValueError(
+                f"index must be ({kind}, feature), as coef_ has {c} rows; not {index!r}."
+            )
+        width = self.weights.shape[1]
+        row, factor = self._row_of(feature)
+        return row * width + int(column), factor
+
+    def _row_of(self, feature):
+        """(row of W, its factor) of a feature's number or name, or of "intercept"."""
+        if not isinstance(feature, str):
+            [row] = check_indices([feature], self.train.x.shape[1], "index")
+            return int(row), 1.0
+        if feature == "intercept":
+            if not self.bias:
+                raise ValueError(f"{type(self.estimator).__name__} has no intercept.")
+            return self.weights.shape[0] - 1, self.bias
+        names = [] if self._names is None else self._names.tolist()
+        if feature not in names:
+            name = type(self.estimator).__name__
+            remedy = f"only {names}" if names else "give its number"
+            raise ValueError(f"{name} knows no feature {feature!r}: {remedy}.")
+        return names.index(feature), 1.0
+
     def fit(self) -> Self:  # type: ignore[override]  # nor do estimators take them
         """Fit a clone of the estimator, with the same settings, to the model's own points.
 
@@ -313,7 +360,9 @@ class SklearnModel(LinearModel):
         return dict(zip(self._classes.tolist(), self._terms.loss.positives))
 
     def _with(self, train, weights, index):
-        return SklearnModel(self.estimator, self._terms, train, weights, self._transform, index)
+        model = SklearnModel(self.estimator, self._terms, train, weights, self._transform, index)
+        model._names = self._names  # a refit is on arrays, which have none
+        return model
 
     def _clone(self, train):
         if len(train) != len(self.train):
