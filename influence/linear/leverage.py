@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -12,49 +10,11 @@ import tensorflow as tf
 
 from influence.curvature.operator import HessianOperator
 from influence.linear.penalty import Penalty
+from influence.linear.terms import PointTerms, point_terms
 from influence.objective.removal import Removal, undetermined
-from influence.solvers.downdate import inner_inverses, roots
+from influence.solvers.downdate import inner_inverses
 from influence.solvers.exact import Exact
 from influence.solvers.solution import SolverError
-
-# Numbers that a block of points' parameters may have: 32 MB.
-_NUMBERS = 2**22
-
-
-class PointTerms(NamedTuple):
-    """What a few points have to say: ∇ℓ_i = X_i s_i and ∇²ℓ_i = X_i A_i X_iᵀ, X_i = x_i ⊗ I.
-
-    Weights of examples are in s and A. In float64.
-
-    Attributes:
-        rows: x [b, d], with the constant feature and the data set's scale.
-        slopes: s [b, c].
-        roots: R [b, c, c] with R Rᵀ = A.
-    """
-
-    rows: np.ndarray
-    slopes: np.ndarray
-    roots: np.ndarray
-
-    @property
-    def gradients(self) -> np.ndarray:
-        """X_i s_i of each: [b, d·c]."""
-        return self.along(self.slopes)
-
-    def along(self, outputs: np.ndarray) -> np.ndarray:
-        """X_i u_i for u [b, c]: [b, d·c]."""
-        block = self.rows[:, :, np.newaxis] * outputs[:, np.newaxis]
-        return block.reshape(len(block), -1)
-
-    def forms(self, inverse: np.ndarray) -> np.ndarray:
-        """X_iᵀ M⁻¹ X_i, from M⁻¹ [d·c, d·c]: [b, c, c]."""
-        (b, d), c = self.rows.shape, self.slopes.shape[1]
-        forms, blocks = np.empty((b, c, c)), inverse.reshape(d, c, d, c)
-        for i in range(c):
-            for j in range(i, c):
-                form = np.sum((self.rows @ blocks[:, i, :, j]) * self.rows, axis=1)
-                forms[:, i, j] = forms[:, j, i] = form
-        return forms
 
 
 def one_newton_step(
@@ -97,7 +57,7 @@ class LinearRemoval(Removal):
             return
         inverse, slope = self._inverse(1.0, solver), self._model._removed_slope()
         first = 0
-        for terms in self._terms(sets.members[:, 0]):
+        for terms in point_terms(self._model, sets.members[:, 0]):
             steps, full = one_newton_step(terms, inverse, slope)
             if full.any():
                 raise undetermined(sets.name(first + int(np.argmax(full))))
@@ -107,7 +67,7 @@ class LinearRemoval(Removal):
     def _gradients(self, members):
         slope = self._model._removed_slope().astype(np.float64)
         columns = [
-            sum(terms.gradients.sum(axis=0) for terms in self._terms(each))
+            sum(terms.gradients.sum(axis=0) for terms in point_terms(self._model, each))
             + self._shares[each].sum() * slope
             for each in members
         ]
@@ -125,7 +85,7 @@ class LinearRemoval(Removal):
         return np.array([self._shares[each].sum() for each in sets.members])
 
     def _row_blocks(self, members):
-        for terms in self._terms(members):
+        for terms in point_terms(self._model, members):
             rows = np.einsum("bj,bik->bkji", terms.rows, terms.roots)
             yield rows.reshape(-1, self._model.num_parameters)
 
@@ -146,22 +106,6 @@ class LinearRemoval(Removal):
         of_outputs = model.scans.losses_of(loss)
         columns = [of_outputs(tf.constant(rows @ w) * model.train.scale, labels) for w in weights]
         return np.stack(columns, axis=1)
-
-    def _terms(self, indices) -> Iterator[PointTerms]:
-        """Those of the training points at ``indices``, a few points at a time."""
-        model = self._model
-        weights = tf.cast(model.weights, tf.float64)
-        size = max(1, min(_NUMBERS // model.num_parameters, model.batch_size))
-        for first in range(0, len(indices), size):
-            x, labels = model.points.chosen(indices[first : first + size])
-            rows = model.scans.rows(x)
-            rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
-            rows = rows.astype(np.float64) * model.train.scale
-            logits = tf.constant(rows) @ weights
-            curvatures = model.loss.curvature_matrix(model.loss.curvature(logits, labels))
-            yield PointTerms(
-                rows, model.loss.slopes(logits, labels).numpy(), roots(curvatures.numpy())
-            )
 
     def _without(self, k):
         """C without what k points take of the regulariser."""

@@ -11,7 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.curvature.operator import HessianOperator
+from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator
 from influence.data.dataset import Dataset
 from influence.data.types import DType, Inputs
 from influence.fitting.newton import minimize
@@ -24,8 +24,10 @@ from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans
 from influence.linear.separability import LP_SIZE, is_separable, no_minimum
-from influence.objective.generic_neural_net import GenericNeuralNet
+from influence.linear.terms import point_terms
+from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
 from influence.objective.minimum import ConvergenceWarning
+from influence.solvers.exact import Exact
 from influence.solvers.preconditioners import InverseMatrix, KeptInverse
 from influence.solvers.solution import Operator, Solver
 
@@ -34,6 +36,8 @@ from influence.solvers.solution import Operator, Solver
 FIT_TOLERANCE = {"float32": 1e-7, "float64": 1e-10}
 # A loss below this part of that at θ = 0 is on its way to 0.
 _VANISHED = 1e-4
+# Above EXACT_SIZE an inverse is made for one point in so many parameters, or more.
+_PARAMETERS_A_POINT = 8
 # Products of one of its solves that cost as much as a new ``approximate_inverse``.
 _PATIENCE = 8
 
@@ -211,18 +215,17 @@ class LinearModel(GenericNeuralNet):
         train_indices: ArrayLike | None = None,
         strict: bool = False,
     ) -> np.ndarray:
-        """∇L(z_i)ᵀ H⁻¹ ∇L(z_i), [n]; with one logit ℓ'(z_i)² x_iᵀH⁻¹x_i in closed form.
+        """∇L(z_i)ᵀ H⁻¹ ∇L(z_i), [n], in closed form: ℓ'(z_i)ᵀ (X_iᵀH⁻¹X_i) ℓ'(z_i), X_i = x̃_i ⊗ I.
 
-        For wide data (n ≤ d) with one logit and no ``solver``, through the n×n Gram matrix.
+        One inverse and one scan of the data, where they take less than a solve for every point; for
+        wide data (n ≤ d) with one logit and no ``solver`` through the n×n Gram matrix.
         """
         self._warn_unless_at_minimum(curvature)
         x, labels = self.scans.matrix
         asked = any(option is not None for option in (solver, curvature, train_indices))
         ridge = self.penalty.strength if isinstance(self.penalty, Ridge) else 0.0
         if asked or not (self.loss.outputs == 1 and x.shape[0] <= x.shape[1] and ridge > 0):
-            return super().self_influence(
-                solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
-            )
+            return self._self_influence(solver, curvature, train_indices, strict)
         n, scale = len(self.train), self.train.scale
         if scipy.sparse.issparse(x):
             rows = x.astype(np.float64) * scale
@@ -235,6 +238,22 @@ class LinearModel(GenericNeuralNet):
         forms = quadratic_forms(gram, curvature.numpy()[:, 0, 0], n * ridge)
         slopes = self.loss.slopes(logits, labels).numpy()[:, 0]
         return (n * slopes**2 * forms).astype(self.dtype)
+
+    def _self_influence(self, solver, curvature, train_indices, strict):
+        number = len(self.train) if train_indices is None else np.size(train_indices)
+        largest = max(EXACT_SIZE, min(_PARAMETERS_A_POINT * number, MAX_DENSE_SIZE))
+        if self.num_parameters > largest or not (solver is None or isinstance(solver, Exact)):
+            return super().self_influence(
+                solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
+            )
+        solver = self._exact if solver is None else solver
+        curvature = self.hessian("float64") if curvature is None else curvature
+        inverse = solver.inverse(curvature, strict).astype(np.float64)
+        parts = [
+            np.einsum("bi,bij,bj->b", terms.slopes, terms.forms(inverse), terms.slopes)
+            for terms in point_terms(self, train_indices)
+        ]
+        return np.concatenate(parts).astype(self.dtype)
 
     def gradients_without(self, thetas: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Gradients of the objectives without one point each, column j at thetas[:, j] without
@@ -262,16 +281,29 @@ class LinearModel(GenericNeuralNet):
         return self.scans.functions("float64", tf.float64).losses_at(x, labels, thetas).numpy()
 
     def output_forms(self, train_indices: ArrayLike | None = None) -> np.ndarray:
-        """X_iᵀ H⁻¹ X_i of training points, X_i = x̃_i ⊗ I: [q, c, c]."""
-        rows = self.training_rows(train_indices)
-        d, c = rows.shape[1], self.loss.outputs
-        inverse = self._exact.inverse(self.hessian("float64")).reshape(d, c, d, c)
-        return np.einsum("bi,iajc,bj->bac", rows, inverse, rows, optimize=True)
+        """X_iᵀ H⁻¹ X_i of training points, X_i = x̃_i ⊗ I: [q, c, c], in float64."""
+        inverse = self._exact.inverse(self.hessian("float64"))
+        return np.concatenate([terms.forms(inverse) for terms in point_terms(self, train_indices)])
 
     def leverage(self) -> np.ndarray:
-        """tr(A_i X_iᵀH⁻¹X_i)/n, [n]."""
-        curvatures = self.training_outputs()[2]
-        return np.einsum("bij,bji->b", curvatures, self.output_forms()) / len(self.train)
+        """How much of its own output each training point decides, 0 to 1: [n], in float64.
+
+        h_i = tr(A_i X_iᵀ(nH)⁻¹X_i) with A_i = ∂²ℓ/∂z²: for least squares ∂ẑ_i/∂y_i. Of c outputs
+        it goes up to c. Their sum is the effective number of parameters.
+
+        Examples:
+            >>> from influence import BinaryLogisticRegression, Dataset
+            >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
+            >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
+            >>> model.leverage().round(2).tolist()
+            [0.15, 0.05, 0.05, 0.15, 0.26]
+        """
+        inverse = self._exact.inverse(self.hessian("float64")) / len(self.train)
+        parts = [
+            np.einsum("bij,bij->b", terms.curvatures, terms.forms(inverse))
+            for terms in point_terms(self)
+        ]
+        return np.concatenate(parts)
 
     def leave_one_out_outputs(self) -> np.ndarray:
         """Each training point's outputs by the model without it, after one Newton step: [n, c].

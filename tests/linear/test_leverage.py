@@ -128,7 +128,7 @@ def test_blocks_solvers_and_the_general_way_say_the_same(name, monkeypatch):
     for solver in (Exact(), ConjugateGradient(1e-12)):
         again = model.parameter_changes([*SETS, [7]], solver=solver)
         np.testing.assert_allclose(again, truth, rtol=0, atol=1e-9)
-    monkeypatch.setattr("influence.linear.leverage._NUMBERS", 100)
+    monkeypatch.setattr("influence.linear.terms._NUMBERS", 100)
     monkeypatch.setattr("influence.objective.removal._COLUMNS", 7)
     np.testing.assert_allclose(model.parameter_changes([*SETS, [7]]), truth, rtol=0, atol=1e-12)
     again = model.parameter_changes(np.arange(120)[:, np.newaxis])
