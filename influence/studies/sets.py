@@ -99,12 +99,12 @@ def most_influential_set(
         >>> from influence import from_sklearn
         >>> from influence.studies.sets import most_influential_set
         >>> from influence.targets import Coefficient
-        >>> X, y = [[0], [1], [2], [3], [4], [9], [9]], [0, 1, 2, 3, 4, 0, 0]
+        >>> X, y = [[0], [1], [2], [3], [4], [8], [8]], [0, 1, 2, 3, 4, 0, 0]
         >>> model = from_sklearn(LinearRegression().fit(X, y), X, y)
         >>> most_influential_set(model, Coefficient(0), size=2)
         without 2 of 7 training points: 5, 6
                       change      target
-        all points                -0.125
+        all points               -0.1163
         predicted       1.12           1
         refitted        1.12           1
     """
