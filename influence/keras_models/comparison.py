@@ -32,7 +32,6 @@ class Comparison:
         sources: variables or tensors.
 
     Attributes:
-        gradients: of the sources, None where none reaches one.
         vector: a random tensor for each source.
     """
 
@@ -41,11 +40,11 @@ class Comparison:
         with tf.GradientTape() as tape:
             tape.watch(sources)
             value = total(sources)
-        self.gradients = tape.gradient(value, self._sources)
+        gradients = tape.gradient(value, self._sources)
         self._tolerance = _TOLERANCE[value.dtype.name]
         arrays = [
             np.zeros(source.shape) if gradient is None else tf.convert_to_tensor(gradient).numpy()
-            for source, gradient in zip(sources, self.gradients)
+            for source, gradient in zip(sources, gradients)
         ]
         sizes = [np.linalg.norm(array) / np.sqrt(max(1, array.size)) for array in arrays]
         random, floor = np.random.default_rng(0), _SMALL * max(sizes) or 1.0

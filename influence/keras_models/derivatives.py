@@ -102,8 +102,14 @@ class _Trial:
         except Exception as error:
             part, problem = self.culprit(_problem)
             raise ValueError(_lack("gradient", part, problem, part.instead)) from error
-        check_connected(network, self._comparison.gradients)
+        check_connected(network, self._loss_gradients())
         self._column = flatten(self._comparison.vector)[:, tf.newaxis]
+
+    def _loss_gradients(self):
+        """Without the regulariser's, which reach what the loss may not depend on."""
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(self._losses(*self._batch))
+        return tape.gradient(value, self._model.variables)
 
     def check_loss(self) -> None:
         """Raise a ValueError where loss or regulariser have no second derivatives, and there is no

@@ -296,7 +296,7 @@ class LinearModel(GenericNeuralNet):
             >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
             >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()
             >>> model.leverage().round(2).tolist()
-            [0.15, 0.05, 0.05, 0.15, 0.26]
+            [0.2, 0.05, 0.05, 0.2, 0.4]
         """
         inverse = self._exact.inverse(self.hessian("float64")) / len(self.train)
         parts = [
