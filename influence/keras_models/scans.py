@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.data.batches import map_over_batches, number_of_rows, sum_over_batches
+from influence.data.streams import CHANGED, explained
 from influence.data.types import Model, PointTensors, Tensors
 from influence.data.vectors import flatten
 from influence.keras_models.errors import said
@@ -58,10 +59,13 @@ class KerasScans(Scans):
 
     def _explained(self, compiled, *arguments):
         try:
-            return compiled(*arguments)
+            with explained():
+                return compiled(*arguments)
         except tf.errors.ResourceExhaustedError as error:
             raise ValueError(f"{said(error)}: a smaller batch_size= takes less memory.") from error
         except ValueError as error:
+            if str(error) == CHANGED:  # one sentence already, and of the data
+                raise
             raise ValueError(f"{said(error)}.") from error
         except Exception as error:
             name = self._network.model.name
