@@ -17,14 +17,6 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 N, CLASSES = 6, 3
 
 
-@pytest.fixture(autouse=True)
-def _policy():
-    """Networks here change the type of numbers that layers compute in."""
-    policy = keras.config.dtype_policy()
-    yield
-    keras.config.set_dtype_policy(policy)
-
-
 def points(shape, words=None):
     """N training and two test points; integers below ``words`` if given."""
     random = np.random.default_rng(0)
