@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from influence.curvature.operator import HessianOperator
 from influence.data.batches import is_stream, number_of_rows, sum_over_batches, take_rows
-from influence.data.streams import explained
 from influence.data.types import Model, PointTensors
 from influence.data.vectors import flatten, split
 
@@ -45,8 +44,7 @@ class AutodiffHessian(HessianOperator):
         return self._compile("_traced_product", points, blocks=1)(points, block)
 
     def _product(self, block):
-        with explained():
-            return self.product_of(self._model.tensors, block)
+        return self.product_of(self._model.tensors, block)
 
     def _compile(self, function: str, points, blocks: int = 0):
         """The compiled method, traced once a model: its operators at all parameters share it."""

@@ -8,7 +8,6 @@ import tensorflow as tf
 from influence.curvature.autodiff import AutodiffHessian
 from influence.curvature.modes import REVERSE
 from influence.data.batches import sum_over_batches
-from influence.data.streams import explained
 from influence.data.types import PointTensors
 from influence.data.vectors import flatten, split
 
@@ -68,8 +67,7 @@ class GaussNewton(AutodiffHessian):
         # Products of all the Jacobians at once, instead of p products with the operator.
         self._check_parameters()
         total = self._compile("_traced_dense", self._model.tensors)
-        with explained():
-            matrix = total(self._model.tensors).numpy() / self.num_examples
+        matrix = total(self._model.tensors).numpy() / self.num_examples
         matrix += self._regularizer_matrix()
         return (matrix + matrix.T) / 2
 

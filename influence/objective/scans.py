@@ -16,7 +16,6 @@ from influence.data.batches import (
     spec_of,
     sum_over_batches,
 )
-from influence.data.streams import explained
 from influence.data.types import Loss, Model, PointTensors, Tensors
 from influence.data.vectors import flatten, split
 
@@ -95,9 +94,7 @@ class Scans:
 
     def _run(self, function: str, loss: Loss, points, *blocks):
         traced = functools.partial(getattr(self, function), loss)
-        compiled = self.compiled((function, loss), traced, points, len(blocks))
-        with explained():
-            return compiled(points, *blocks)
+        return self.compiled((function, loss), traced, points, len(blocks))(points, *blocks)
 
     def _batch_losses(self, loss, x, labels):
         model = self._model
