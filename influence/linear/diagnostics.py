@@ -13,42 +13,54 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from influence.linear.terms import point_terms
+from influence.objective.sets import Sets
 from influence.solvers.solution import SolverError
 
 # 1 − h below this is rounding.
 _FULL_LEVERAGE = 1e-10
-# Points whose parameters without them are held at a time.
-_AT_ONCE = 512
 
 
 def leave_one_out_outputs(model: Any) -> np.ndarray:
     """See ``LinearModel.leave_one_out_outputs``."""
-    outputs, slopes, curvatures = model.training_outputs()
-    if not model.keeps_sum:
-        # What goes of the regulariser moves the outputs, too.
-        c = outputs.shape[1]
-        steps = [
-            np.einsum("bd,dcb->bc", rows, change.reshape(rows.shape[1], c, -1))
-            for rows, change in _removals(model)
-        ]
-        return outputs + np.concatenate(steps)
-    forms, n = model.output_forms(), len(model.train)
-    left = np.eye(outputs.shape[1]) - curvatures @ forms / n
-    full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
-    if len(full):
-        raise SolverError(
-            f"The leverage of training point {full[0]} is 1: the others do not determine its "
-            f"output. Leave it out, or add a penalty."
-        )
-    corrected = np.linalg.solve(left, slopes[:, :, np.newaxis])
-    return outputs + (forms @ corrected)[:, :, 0] / n
+    if model.keeps_sum:
+        return _without_own_part(model)
+    # What goes of the regulariser moves the outputs, too.
+    parts, first = [], 0
+    for changes in _changes(model):
+        last = first + changes.shape[1]
+        for terms in point_terms(model, np.arange(first, last)):
+            own, changes = np.split(changes, [len(terms.rows)], axis=1)
+            step = np.einsum("bd,dcb->bc", terms.rows, own.reshape(*model.weights.shape, -1))
+            parts.append(terms.outputs + step)
+        first = last
+    return np.concatenate(parts)
+
+
+def _without_own_part(model):
+    """Where only a point's own loss goes, its outputs are all that has to be known of it."""
+    parts, first, n = [], 0, len(model.train)
+    inverse = model._exact.inverse(model.hessian("float64")) / n
+    for terms in point_terms(model):
+        forms = terms.forms(inverse)
+        left = np.eye(forms.shape[1]) - terms.curvatures @ forms
+        full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
+        if len(full):
+            raise SolverError(
+                f"The leverage of training point {first + full[0]} is 1: the others do not "
+                f"determine its output. Leave it out, or add a penalty."
+            )
+        corrected = np.linalg.solve(left, terms.slopes[:, :, np.newaxis])
+        parts.append(terms.outputs + (forms @ corrected)[:, :, 0])
+        first += len(forms)
+    return np.concatenate(parts)
 
 
 def cooks_distance(model: Any) -> np.ndarray:
     """See ``LinearModel.cooks_distance``."""
     dispersion, dof = _dispersion(model)
     hessian = len(model.train) * model.hessian("float64").dense()
-    parts = [np.sum(change * (hessian @ change), axis=0) for _, change in _removals(model)]
+    parts = [np.sum(change * (hessian @ change), axis=0) for change in _changes(model)]
     return np.concatenate(parts) / (dispersion * dof)
 
 
@@ -61,17 +73,14 @@ def dfbetas(model: Any) -> np.ndarray:
         leverage = model.leverage()
         squares = dispersion * (n - dof) - _squared_pearson(model) / (1 - leverage)
         dispersions = squares / (n - 1 - dof)
-    changes = np.concatenate([change.T for _, change in _removals(model)])
+    changes = np.concatenate([change.T for change in _changes(model)])
     inverse = np.diagonal(model._exact.inverse(model.hessian("float64"))) / n
     return -changes / np.sqrt(dispersions[:, np.newaxis] * inverse)
 
 
-def _removals(model) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(x̃ [b, d], Δθ without each of these points [p, b]), a few points at a time."""
-    for first in range(0, len(model.train), _AT_ONCE):
-        indices = np.arange(first, min(first + _AT_ONCE, len(model.train)))
-        changes = model.parameter_changes(indices[:, np.newaxis], order="newton")
-        yield model.training_rows(indices), changes
+def _changes(model) -> Iterator[np.ndarray]:
+    """Δθ without each training point, a few columns at a time: [p, b]."""
+    return model._make_removal().blocks(Sets.of_points(None, len(model.train)), "newton")
 
 
 def _dispersion(model) -> tuple[float, float]:
@@ -91,8 +100,11 @@ def _dispersion(model) -> tuple[float, float]:
 
 def _squared_pearson(model) -> np.ndarray:
     """The squared Pearson residuals w (y − μ)²/V(μ), in units of the loss: [n]."""
-    outputs, slopes, _ = model.training_outputs()
+    parts = [
+        (terms.slopes[:, 0], model.loss.information(tf.constant(terms.outputs)).numpy()[:, 0])
+        for terms in point_terms(model)
+    ]
+    slopes, information = (np.concatenate(part) for part in zip(*parts))
     weights = getattr(model, "example_weights", np.ones(len(slopes)))
-    information = model.loss.information(tf.constant(outputs)).numpy()[:, 0]
     # A point's weight is in its slope once.
-    return slopes[:, 0] ** 2 / np.where(weights > 0, weights * information, 1.0)
+    return slopes**2 / np.where(weights > 0, weights * information, 1.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import scipy.sparse
 import tensorflow as tf
 
 from influence.curvature.operator import HessianOperator
@@ -66,6 +65,9 @@ class LinearRemoval(Removal):
 
     def _gradients(self, members):
         slope = self._model._removed_slope().astype(np.float64)
+        if isinstance(members, np.ndarray):
+            blocks = [terms.gradients for terms in point_terms(self._model, members[:, 0])]
+            return np.concatenate(blocks).T + np.outer(slope, self._shares[members[:, 0]])
         columns = [
             sum(terms.gradients.sum(axis=0) for terms in point_terms(self._model, each))
             + self._shares[each].sum() * slope
@@ -82,6 +84,8 @@ class LinearRemoval(Removal):
     def _masses(self, sets):
         if self._model.keeps_sum:
             return np.zeros(len(sets))
+        if sets.single:
+            return self._shares[sets.members[:, 0]]
         return np.array([self._shares[each].sum() for each in sets.members])
 
     def _row_blocks(self, members):
@@ -94,18 +98,6 @@ class LinearRemoval(Removal):
             return self._inverse(k, solver) @ block
         solution = self._model.inverse_hvp(block, solver, self._strict, self._without(k))
         return solution.x.astype(np.float64) / self._n
-
-    def _losses(self, thetas, points, loss):
-        model, (x, labels) = self._model, points
-        rows = model.scans.rows(x)
-        rows = rows if scipy.sparse.issparse(rows) else tf.cast(rows, tf.float64)
-        if loss == "normal":
-            functions = model.scans.functions("float64", tf.float64)
-            return functions.losses_at(rows, labels, thetas).numpy()
-        weights = thetas.T.reshape(-1, *model.weights.shape)
-        of_outputs = model.scans.losses_of(loss)
-        columns = [of_outputs(tf.constant(rows @ w) * model.train.scale, labels) for w in weights]
-        return np.stack(columns, axis=1)
 
     def _without(self, k):
         """C without what k points take of the regulariser."""

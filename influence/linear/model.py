@@ -273,17 +273,17 @@ class LinearModel(GenericNeuralNet):
         n = len(self.train)
         return total / (n if self.keeps_sum else n - 1) + self._pull(thetas)
 
-    def losses_at(self, thetas: np.ndarray, x: ArrayLike, labels: ArrayLike) -> np.ndarray:
-        """The loss of each point at each column of ``thetas`` [p, k], in float64: [m, k]."""
-        x, labels = self.points.checked(x, labels, "x", "labels")
-        x = self.scans.rows(x)
-        x = x if scipy.sparse.issparse(x) else tf.cast(x, tf.float64)
-        return self.scans.functions("float64", tf.float64).losses_at(x, labels, thetas).numpy()
-
-    def output_forms(self, train_indices: ArrayLike | None = None) -> np.ndarray:
-        """X_iᵀ H⁻¹ X_i of training points, X_i = x̃_i ⊗ I: [q, c, c], in float64."""
-        inverse = self._exact.inverse(self.hessian("float64"))
-        return np.concatenate([terms.forms(inverse) for terms in point_terms(self, train_indices)])
+    def _losses_of(self, thetas, points, loss):
+        x, labels = points
+        rows = self.scans.rows(x)
+        rows = rows if scipy.sparse.issparse(rows) else tf.cast(rows, tf.float64)
+        if loss == "normal":
+            functions = self.scans.functions("float64", tf.float64)
+            return functions.losses_at(rows, labels, thetas).numpy()
+        weights = thetas.T.reshape(-1, *self.weights.shape)
+        of_outputs = self.scans.losses_of(loss)
+        columns = [of_outputs(tf.constant(rows @ w) * self.train.scale, labels) for w in weights]
+        return np.stack(columns, axis=1)
 
     def leverage(self) -> np.ndarray:
         """How much of its own output each training point decides, 0 to 1: [n], in float64.
@@ -382,22 +382,6 @@ class LinearModel(GenericNeuralNet):
             True
         """
         return dfbetas(self)
-
-    def training_rows(self, indices: ArrayLike | None = None) -> np.ndarray:
-        """x̃ of training points in float64, [b, d]."""
-        rows = self.scans.rows(self.points.chosen(indices)[0])
-        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
-        return rows.astype(np.float64) * self.train.scale
-
-    def training_outputs(
-        self, indices: ArrayLike | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of training points, in float64: their outputs z [b, c], ∂ℓ/∂z [b, c] and ∂²ℓ/∂z²
-        [b, c, c]; a weight is in both."""
-        labels = self.points.chosen(indices)[1]
-        z = tf.constant(self.training_rows(indices) @ self.weights.numpy().astype(np.float64))
-        curvature = self.loss.curvature_matrix(self.loss.curvature(z, labels))
-        return z.numpy(), self.loss.slopes(z, labels).numpy(), curvature.numpy()
 
     def outputs_at(self, thetas: np.ndarray, x: Inputs) -> np.ndarray:
         """The logits of points ``x`` at each column of ``thetas`` [p, k], in float64: [k, m, c]."""

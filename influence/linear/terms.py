@@ -27,11 +27,13 @@ class PointTerms:
 
     Attributes:
         rows: x [b, d], with the constant feature and the data set's scale.
+        outputs: z [b, c].
         slopes: s [b, c].
         curvatures: A [b, c, c].
     """
 
     rows: np.ndarray
+    outputs: np.ndarray
     slopes: np.ndarray
     curvatures: np.ndarray
 
@@ -81,6 +83,7 @@ def point_terms(model: Any, indices: ArrayLike | None = None) -> Iterator[PointT
         rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
         rows = rows.astype(np.float64, copy=False)
         rows = rows if model.train.scale == 1 else rows * model.train.scale
-        logits = tf.constant(rows) @ weights
-        curvatures = model.loss.curvature_matrix(model.loss.curvature(logits, own))
-        yield PointTerms(rows, model.loss.slopes(logits, own).numpy(), curvatures.numpy())
+        outputs = tf.constant(rows) @ weights
+        slopes = model.loss.slopes(outputs, own)
+        curvatures = model.loss.curvature_matrix(model.loss.curvature(outputs, own))
+        yield PointTerms(rows, outputs.numpy(), slopes.numpy(), curvatures.numpy())

@@ -265,12 +265,18 @@ class GenericNeuralNet(abc.ABC):
 
     def losses_at(self, thetas: np.ndarray, x: Inputs, labels: ArrayLike) -> np.ndarray:
         """The loss of each point at each column of ``thetas`` [p, k], in float64: [m, k]."""
-        points = self.points.checked(x, labels, "x", "labels")
-        return self._at_each(thetas, lambda model: model.scans.losses("normal", points)).T
+        return self._losses_of(thetas, self.points.checked(x, labels, "x", "labels"), "normal")
+
+    def _losses_of(self, thetas, points, loss):
+        """Those of checked ``points``: [m, k]."""
+        return self._at_each(thetas, lambda model: model.scans.losses(loss, points)).T
 
     def _at_each(self, thetas, function):
         """``function`` of a model at each column of ``thetas`` [p, k]: [k, ...]."""
-        moved, results = self.with_parameters(self.parameters), []
+        if "moved" not in self._at_theta:
+            # A copy whose parameters may change: it is traced once for all.
+            self._at_theta["moved"] = self.with_parameters(self.parameters)
+        moved, results = self._at_theta["moved"], []
         for theta in np.asarray(thetas).T:
             moved.parameters = theta
             results.append(function(moved).numpy().astype(np.float64))

@@ -80,9 +80,9 @@ class Removal:
         if order == "newton":
             self._check_determined(sets, points, loss)
         theta = self._model.parameters.astype(np.float64)[:, np.newaxis]
-        before = self._losses(theta, points, loss)
+        before = self._model._losses_of(theta, points, loss)
         for block in self.blocks(sets, order):
-            yield self._losses(theta + block, points, loss) - before
+            yield self._model._losses_of(theta + block, points, loss) - before
 
     # The three orders.
 
@@ -152,14 +152,6 @@ class Removal:
         solution = self._model.inverse_hvp(block, solver, self._strict, self._operator)
         return solution.x.astype(np.float64) / self._n
 
-    def _losses(self, thetas, points, loss):
-        """The losses of ``points`` at each column of ``thetas`` [p, b]: [m, b]."""
-        columns = []
-        for theta in thetas.T:
-            self._moved.parameters = theta
-            columns.append(self._moved.scans.losses(loss, points).numpy().astype(np.float64))
-        return np.stack(columns, axis=1)
-
     # How it is done.
 
     def _rows(self, members):
@@ -171,11 +163,6 @@ class Removal:
         for block in blocks:
             gram += block.T @ block
         return rows_of_gram(gram)
-
-    @functools.cached_property
-    def _moved(self):
-        """A copy of the model whose parameters may change: it is traced once for all."""
-        return self._model.with_parameters(self._model.parameters)
 
     def _masses(self, sets):
         """How many times the regulariser goes with each set, [k]."""

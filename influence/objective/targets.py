@@ -16,10 +16,10 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.types import Inputs, Order, Reduction
+from influence.objective.sets import Sets
 
-# Numbers of the parameters after removals that are held at a time, and the removals whose outputs
-# are.
-_NUMBERS, _COLUMNS = 2**22, 128
+# Removals whose outputs are held at a time.
+_COLUMNS = 128
 
 
 class Target(abc.ABC):
@@ -50,22 +50,16 @@ def influence_on(
     how: dict[str, Any],
 ) -> np.ndarray:
     """See ``GenericNeuralNet.influence_on``; ``how``: its solver, curvature and strict."""
-    if order not in ("first", "newton", "refit"):
-        raise ValueError(f'order must be "first", "newton" or "refit", not {order!r}.')
     if order == "first" and not isinstance(target, Metric):
         solution = model.inverse_hvp(target.gradient(model), **how)
         return model._removal(model.points.chosen(train_indices), solution.x)
-    indices = np.arange(len(model.train)) if train_indices is None else train_indices
-    indices = np.atleast_1d(indices)
-    theta = model.parameters.astype(np.float64)
+    sets = Sets.of_points(train_indices, len(model.train))
+    theta, parts = model.parameters.astype(np.float64), []
     before = np.asarray(target.values(model, theta))[..., np.newaxis]
-    size, parts = max(1, _NUMBERS // len(theta)), []
-    for first in range(0, len(indices), size):
-        sets = indices[first : first + size, np.newaxis]
-        thetas = theta[:, np.newaxis] + model.parameter_changes(sets, order, **how)
+    for changes in model._make_removal(**how).blocks(sets, order):
+        thetas = theta[:, np.newaxis] + changes
         for column in range(0, thetas.shape[1], _COLUMNS):
-            block = thetas[:, column : column + _COLUMNS]
-            parts.append(target.values(model, block) - before)
+            parts.append(target.values(model, thetas[:, column : column + _COLUMNS]) - before)
     return np.concatenate(parts, axis=-1)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from influence import Exact, GenericNeuralNet
+from influence.linear.terms import point_terms
 from tests.linear.test_leverage import MODELS
 
 CHOSEN = [7, 3, 90]
@@ -65,9 +66,9 @@ def test_leverages_sum_to_the_effective_number_of_parameters(kind):
 
 def test_forms_are_those_of_the_inverse():
     model = MODELS["three classes"]()
-    rows, (d, c) = model.training_rows(CHOSEN), model.weights.shape
+    [terms], (d, c) = point_terms(model, CHOSEN), model.weights.shape
     inverse = np.linalg.pinv(model.hessian("float64").dense())
-    for row, form in zip(rows, model.output_forms(CHOSEN)):
+    for row, form in zip(terms.rows, terms.forms(inverse)):
         block = np.kron(row[:, np.newaxis], np.eye(c))
         assert block.shape == (d * c, c)
         np.testing.assert_allclose(form, block.T @ inverse @ block, rtol=1e-8)
