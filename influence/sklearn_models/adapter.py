@@ -184,7 +184,6 @@ class SklearnModel(LinearModel):
         self.estimator = estimator
         self._terms, self._transform = terms, transform
         self._classes: Any = getattr(estimator, "classes_", None)
-        self._names: Any = getattr(estimator, "feature_names_in_", None)
         self.example_weights, self.index = weights, index
         d, c = train.x.shape[1] + bool(terms.bias), terms.loss.outputs
         super().__init__(
@@ -289,7 +288,7 @@ class SklearnModel(LinearModel):
             if not self.bias:
                 raise ValueError(f"{type(self.estimator).__name__} has no intercept.")
             return self.weights.shape[0] - 1, self.bias
-        names = [] if self._names is None else self._names.tolist()
+        names = list(getattr(self.estimator, "feature_names_in_", []))
         if feature not in names:
             name = type(self.estimator).__name__
             remedy = f"only {names}" if names else "give its number"
@@ -311,7 +310,11 @@ class SklearnModel(LinearModel):
                 raise ValueError(f"No training point of class {name!r} is left.")
             if "class_weight" in estimator.get_params():
                 estimator.set_params(class_weight=self._held_class_weights())
-        self.estimator = estimator.fit(self.train.x, y, sample_weight=self.example_weights)
+        estimator.fit(self.train.x, y, sample_weight=self.example_weights)
+        if hasattr(self.estimator, "feature_names_in_"):
+            # Of arrays none are known, and columns are held against them.
+            estimator.feature_names_in_ = self.estimator.feature_names_in_
+        self.estimator = estimator
         self._read_parameters()
         return self
 
@@ -360,9 +363,7 @@ class SklearnModel(LinearModel):
         return dict(zip(self._classes.tolist(), self._terms.loss.positives))
 
     def _with(self, train, weights, index):
-        model = SklearnModel(self.estimator, self._terms, train, weights, self._transform, index)
-        model._names = self._names  # a refit is on arrays, which have none
-        return model
+        return SklearnModel(self.estimator, self._terms, train, weights, self._transform, index)
 
     def _clone(self, train):
         if len(train) != len(self.train):

@@ -74,6 +74,14 @@ def test_columns_in_another_order_are_refused(kind):
         from_sklearn(model.estimator, other, Y)
 
 
+def test_a_refit_knows_the_columns_too():
+    model = from_sklearn(Ridge().fit(X[TRAIN], Y[TRAIN]), X[TRAIN], Y[TRAIN])
+    refitted = model.refit(3)
+    assert refitted.parameter_names == model.parameter_names
+    with pytest.raises(ValueError, match="must have the columns that Ridge was fitted on"):
+        refitted.losses(X[TEST].iloc[:, ::-1], Y[TEST])
+
+
 def test_the_index_is_in_the_answer():
     y = np.where(Y > 150, "ill", "well")
     model = from_sklearn(LogisticRegression(tol=1e-8).fit(X[TRAIN], y[TRAIN]), X[TRAIN], y[TRAIN])
