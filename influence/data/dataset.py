@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +17,10 @@ class Dataset:
     """Points ``x`` with their ``labels``: checked once, immutable, kept in their own dtype.
 
     Args:
-        x: [n, ...] numbers, one row a point; copied, unless the array is read-only. Eight-bit
-            images stay eight-bit: a model converts a batch at a time. A SciPy sparse matrix [n, d]
-            stays sparse (CSR); linear models take it.
+        x: [n, ...] numbers, one row a point; copied, unless the array is read-only or
+            memory-mapped (``np.load(file, mmap_mode="r")``: linear models read it in blocks of
+            rows). Eight-bit images stay eight-bit: a model converts a batch at a time. A SciPy
+            sparse matrix [n, d] stays sparse (CSR); linear models take it.
         labels: [n] numbers, one label a point; [n, c] of several targets, which estimators of
             scikit-learn have.
         scale: what a model multiplies ``x`` by as it converts a batch, e.g. ``1 / 255`` for
@@ -106,6 +108,22 @@ class Dataset:
                 f"{list(mask.shape)}."
             )
         return Dataset(_selected(self.x, mask), _selected(self.labels, mask), self.scale)
+
+
+def is_mapped(array: Any) -> bool:
+    """Whether an array is memory-mapped, or a view of one that is.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.data.dataset import is_mapped
+        >>> is_mapped(np.zeros(3)[:2])
+        False
+    """
+    while array is not None:
+        if isinstance(array, mmap.mmap):
+            return True
+        array = getattr(array, "base", None)
+    return False
 
 
 def check_dataset(train: object, several: bool = False) -> None:
@@ -234,14 +252,15 @@ def _check_numbers(values, name: str):
 
 
 def _frozen(array):
-    """The array itself where it is already read-only, else a read-only copy of the caller's."""
+    """The array itself where it is already read-only, a view of a memory-mapped one, else a
+    read-only copy of the caller's."""
     if scipy.sparse.issparse(array):
         if array.data.flags.writeable:
             array = array.copy()
             array.data.flags.writeable = False
         return array
     if array.flags.writeable:
-        array = array.copy()
+        array = array.view() if is_mapped(array) else array.copy()
         array.flags.writeable = False
     return array
 

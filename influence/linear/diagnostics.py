@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from influence.linear.forms import OutputForms
 from influence.linear.terms import point_terms
 from influence.objective.sets import Sets
 from influence.solvers.solution import SolverError
@@ -41,8 +42,9 @@ def _without_own_part(model):
     """Where only a point's own loss goes, its outputs are all that has to be known of it."""
     parts, first, n = [], 0, len(model.train)
     inverse = model._exact.inverse(model.hessian("float64")) / n
+    forms_of = OutputForms(inverse, model.loss.outputs)
     for terms in point_terms(model):
-        forms = terms.forms(inverse)
+        forms = forms_of(terms.rows)
         left = np.eye(forms.shape[1]) - terms.curvatures @ forms
         full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
         if len(full):

@@ -8,7 +8,7 @@ import scipy.sparse
 
 # Leverages below this have lost half of their digits to 1.
 _SMALL_LEVERAGE = 1e-6
-# Numbers of a block of sparse rows that are made dense at a time.
+# Numbers of a block that are made dense, or converted, at a time.
 _BLOCK = 2**21
 
 
@@ -23,6 +23,16 @@ def sparse_gram(rows: scipy.sparse.csr_array) -> np.ndarray:
     for first in range(0, n, size):
         block = slice(first, first + size)
         gram[:, block] = rows @ rows[block].T.toarray()
+    return gram
+
+
+def dense_gram(rows: np.ndarray, scale: float) -> np.ndarray:
+    """XXᵀ of points X [n, d] times ``scale``, a block of features at a time: float64 [n, n]."""
+    n, d = rows.shape
+    gram, size = np.zeros((n, n)), max(1, _BLOCK // n)
+    for first in range(0, d, size):
+        columns = rows[:, first : first + size] * np.float64(scale)
+        gram += columns @ columns.T
     return gram
 
 

@@ -11,10 +11,13 @@ import tensorflow as tf
 
 from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator
 from influence.data.types import Rows
+from influence.linear.array_functions import ArrayFunctions
 from influence.linear.functions import LinearLoss
 from influence.linear.penalty import Penalty
-from influence.linear.sparse_functions import SparseFunctions
 from influence.solvers.preconditioners import InverseMatrix
+
+# Parameters up to which the matrix is computed once: 32 MB.
+_KEPT_SIZE = 2000
 
 
 class LinearHessian(HessianOperator):
@@ -22,7 +25,7 @@ class LinearHessian(HessianOperator):
 
     Args:
         functions: from ``compiled``, in the dtype wanted.
-        x, labels: the training points as tensors, [n, d] and [n].
+        x, labels: the training points, [n, d] and [n].
         weights: W [d, c].
         penalty: the regulariser.
         loss: the loss on the logits.
@@ -32,7 +35,7 @@ class LinearHessian(HessianOperator):
 
     def __init__(
         self,
-        functions: SimpleNamespace | SparseFunctions,
+        functions: SimpleNamespace | ArrayFunctions,
         x: Rows,
         labels: tf.Tensor,
         weights: tf.Tensor,
@@ -41,10 +44,10 @@ class LinearHessian(HessianOperator):
     ) -> None:
         weights = tf.convert_to_tensor(weights)
         super().__init__(int(tf.size(weights)), weights.dtype.as_numpy_dtype, len(labels))
-        # Those of sparse points have no class_inverses, nor are they asked for there.
         self._functions: Any = functions
         self._x, self._loss = x, loss
         self._penalty = penalty
+        self._matrix: np.ndarray | None = None
         self._curvature = functions.curvature(x, labels, weights)
 
     def _product(self, block):
@@ -52,10 +55,12 @@ class LinearHessian(HessianOperator):
         return total / self.num_examples + self._penalty.product(block)
 
     def _matmat(self, block):
-        if not scipy.sparse.issparse(self._x):
+        if tf.is_tensor(self._x):
             return super()._matmat(block)
         block = np.asarray(block, self.dtype)
-        result = np.asarray(self._product(block))
+        # Once the matrix is there, no look at the points is needed.
+        kept = self._matrix
+        result = np.asarray(self._product(block)) if kept is None else kept @ block
         return result + self.damping * block if self.damping else result
 
     def _product_on(self, rows, block):
@@ -63,16 +68,21 @@ class LinearHessian(HessianOperator):
         return mean + self._penalty.product(block)
 
     def _dense(self):
+        if self._matrix is not None:
+            return self._matrix.copy()
         d, c = self._x.shape[1], self._loss.outputs
-        matrix = np.empty((d, c, d, c), self.dtype)
-        for a in range(c):
-            for b in range(a, c):
-                block = self._functions.dense_block(self._x, self._curvature, a, b).numpy()
-                matrix[:, a, :, b] = block / self.num_examples
-                if a != b:
-                    matrix[:, b, :, a] = matrix[:, a, :, b]
-        matrix = matrix.reshape(self.shape)
+        if isinstance(self._functions, ArrayFunctions):
+            total = self._functions.dense(self._x, self._curvature)
+        else:
+            total = np.empty((d, c, d, c), self.dtype)
+            for a in range(c):
+                for b in range(a, c):
+                    block = self._functions.dense_block(self._x, self._curvature, a, b).numpy()
+                    total[:, a, :, b] = total[:, b, :, a] = block
+        matrix = (total / self.num_examples).reshape(self.shape).astype(self.dtype, copy=False)
         self._penalty.add_to(matrix)
+        if len(matrix) <= _KEPT_SIZE:
+            self._matrix = matrix.copy()
         return matrix
 
     def _eigenvalue_bound(self):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.curvature.operator import HessianOperator
+from influence.linear.forms import OutputForms
 from influence.linear.penalty import Penalty
 from influence.linear.terms import PointTerms, point_terms
 from influence.objective.removal import Removal, undetermined
@@ -17,7 +18,7 @@ from influence.solvers.solution import SolverError
 
 
 def one_newton_step(
-    terms: PointTerms, inverse: np.ndarray, slope: np.ndarray
+    terms: PointTerms, inverse: np.ndarray, forms: np.ndarray, slope: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(M − ∇²ℓ_i)⁻¹(∇ℓ_i + ρ) of each of b points, [p, b], and where there is none, [b].
 
@@ -28,10 +29,11 @@ def one_newton_step(
     Args:
         terms: of the points.
         inverse: M⁻¹, [p, p].
+        forms: K of each, [b, c, c].
         slope: ρ, [p].
     """
     beside = inverse @ slope
-    forms, transposed = terms.forms(inverse), np.swapaxes(terms.roots, 1, 2)
+    transposed = np.swapaxes(terms.roots, 1, 2)
     outputs = np.einsum("bij,bj->bi", forms, terms.slopes)
     outputs += terms.rows @ beside.reshape(terms.rows.shape[1], -1)
     inner, full = inner_inverses(transposed @ forms @ terms.roots)
@@ -55,9 +57,9 @@ class LinearRemoval(Removal):
             yield from super()._newton(sets)
             return
         inverse, slope = self._inverse(1.0, solver), self._model._removed_slope()
-        first = 0
+        forms, first = OutputForms(inverse, self._model.loss.outputs), 0
         for terms in point_terms(self._model, sets.members[:, 0]):
-            steps, full = one_newton_step(terms, inverse, slope)
+            steps, full = one_newton_step(terms, inverse, forms(terms.rows), slope)
             if full.any():
                 raise undetermined(sets.name(first + int(np.argmax(full))))
             yield steps

@@ -16,13 +16,14 @@ from influence.data.dataset import Dataset
 from influence.data.types import DType, Inputs
 from influence.fitting.newton import minimize
 from influence.linear.diagnostics import cooks_distance, dfbetas, leave_one_out_outputs
+from influence.linear.forms import KnownForms, OutputForms, inverse_for_forms, own_terms
 from influence.linear.functions import LinearLoss
-from influence.linear.gram import quadratic_forms, sparse_gram
+from influence.linear.gram import dense_gram, quadratic_forms, sparse_gram
 from influence.linear.hessian import ClassInverse, LinearHessian
 from influence.linear.leverage import LinearRemoval
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
-from influence.linear.scans import LinearScans
+from influence.linear.scans import LinearScans, as_array
 from influence.linear.separability import LP_SIZE, is_separable, no_minimum
 from influence.linear.terms import point_terms
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
@@ -164,15 +165,18 @@ class LinearModel(GenericNeuralNet):
         )
         counts = np.abs(slopes).sum(axis=1) > 0  # no points of weight 0
         if x.shape[0] * x.shape[1] <= LP_SIZE:
-            rows = x.toarray() if scipy.sparse.issparse(x) else x.numpy()
-            rows, slopes = rows[counts][:, free].astype(float), slopes.numpy()[counts]
+            rows, slopes = as_array(x)[counts][:, free].astype(float), slopes.numpy()[counts]
             # One class against the rest is as many problems as there are classes.
             parts = np.split(slopes, slopes.shape[1], axis=1) if self.loss.separate else [slopes]
             separable = [is_separable(rows, part) for part in parts]
             if None not in separable:
                 return not any(separable)
-        at_zero, _ = self.value_and_gradient(np.zeros(self.num_parameters))
-        return bool(self.objective() > _VANISHED * at_zero)
+        return bool(self.objective() > _VANISHED * self.value_at_zero())
+
+    def value_at_zero(self) -> float:
+        """R(0), in float64: no look at x is needed."""
+        zeros = tf.zeros([len(self.train), self.loss.outputs], tf.float64)
+        return float(np.mean(self.loss.losses(zeros, self.tensors[1])))
 
     def objective(self) -> float:
         """R(θ), the regulariser included, accumulated in float64."""
@@ -192,10 +196,13 @@ class LinearModel(GenericNeuralNet):
         return float(value) / n + penalty, gradient.numpy().ravel() / n + pull
 
     def hessian(self, dtype: DType | None = None) -> HessianOperator:
-        """∇²R(θ) as an operator; ``dtype`` other than the model's makes one for that call."""
+        """∇²R(θ) as an operator, in the model's ``dtype`` or another one."""
         if dtype is None or np.dtype(dtype) == self.dtype:
             return super().hessian()
-        return self._make_hessian(np.dtype(dtype))
+        key = f"hessian in {np.dtype(dtype)}"
+        if key not in self._at_theta:
+            self._at_theta[key] = self._make_hessian(np.dtype(dtype))
+        return self._at_theta[key]
 
     def gauss_newton(self) -> HessianOperator:
         """The Hessian itself: the logits are linear in the parameters."""
@@ -215,45 +222,30 @@ class LinearModel(GenericNeuralNet):
         train_indices: ArrayLike | None = None,
         strict: bool = False,
     ) -> np.ndarray:
-        """∇L(z_i)ᵀ H⁻¹ ∇L(z_i), [n], in closed form: ℓ'(z_i)ᵀ (X_iᵀH⁻¹X_i) ℓ'(z_i), X_i = x̃_i ⊗ I.
+        """∇L(z_i)ᵀ H⁻¹ ∇L(z_i), [n], in closed form: s_iᵀ (X_iᵀH⁻¹X_i) s_i with the slopes
+        s_i = ∂ℓ/∂z and X_i = x̃_i ⊗ I, in float64 and one scan of the data.
 
-        One inverse and one scan of the data, where they take less than a solve for every point; for
-        wide data (n ≤ d) with one logit and no ``solver`` through the n×n Gram matrix.
+        For that the matrix is inverted once, where the solver is ``Exact``, or none is given and it
+        takes less than a solve for every point. Wide data (n ≤ d) with one logit go through the n×n
+        Gram matrix.
         """
         self._warn_unless_at_minimum(curvature)
-        x, labels = self.scans.matrix
-        asked = any(option is not None for option in (solver, curvature, train_indices))
-        ridge = self.penalty.strength if isinstance(self.penalty, Ridge) else 0.0
-        if asked or not (self.loss.outputs == 1 and x.shape[0] <= x.shape[1] and ridge > 0):
-            return self._self_influence(solver, curvature, train_indices, strict)
-        n, scale = len(self.train), self.train.scale
-        if scipy.sparse.issparse(x):
-            rows = x.astype(np.float64) * scale
-            gram = sparse_gram(rows)
-        else:
-            rows = tf.cast(x, tf.float64) * scale
-            gram = tf.matmul(rows, rows, transpose_b=True).numpy()
-        logits = tf.constant(rows @ tf.cast(self.weights, tf.float64).numpy())
-        curvature = self.loss.curvature_matrix(self.loss.curvature(logits, labels))
-        forms = quadratic_forms(gram, curvature.numpy()[:, 0, 0], n * ridge)
-        slopes = self.loss.slopes(logits, labels).numpy()[:, 0]
-        return (n * slopes**2 * forms).astype(self.dtype)
-
-    def _self_influence(self, solver, curvature, train_indices, strict):
         number = len(self.train) if train_indices is None else np.size(train_indices)
         largest = max(EXACT_SIZE, min(_PARAMETERS_A_POINT * number, MAX_DENSE_SIZE))
-        if self.num_parameters > largest or not (solver is None or isinstance(solver, Exact)):
-            return super().self_influence(
-                solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
-            )
-        solver = self._exact if solver is None else solver
-        curvature = self.hessian("float64") if curvature is None else curvature
-        inverse = solver.inverse(curvature, strict).astype(np.float64)
-        parts = [
-            np.einsum("bi,bij,bj->b", terms.slopes, terms.forms(inverse), terms.slopes)
-            for terms in point_terms(self, train_indices)
-        ]
-        return np.concatenate(parts).astype(self.dtype)
+        fits = self.num_parameters <= largest
+        asked = any(option is not None for option in (solver, curvature, train_indices))
+        if not asked and (self._wide or (fits and not strict)):
+            return self._own_terms()[0].astype(self.dtype)
+        exact = self._exact if solver is None and fits else solver
+        if isinstance(exact, Exact) and self.num_parameters <= MAX_DENSE_SIZE:
+            operator = self.hessian("float64") if curvature is None else curvature
+            inverse = inverse_for_forms(operator, exact, curvature is None, strict)
+            if inverse is not None:
+                forms = OutputForms(inverse, self.loss.outputs)
+                return own_terms(self, forms, train_indices)[0].astype(self.dtype)
+        return super().self_influence(
+            solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
+        )
 
     def gradients_without(self, thetas: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Gradients of the objectives without one point each, column j at thetas[:, j] without
@@ -276,14 +268,12 @@ class LinearModel(GenericNeuralNet):
     def _losses_of(self, thetas, points, loss):
         x, labels = points
         rows = self.scans.rows(x)
-        rows = rows if scipy.sparse.issparse(rows) else tf.cast(rows, tf.float64)
+        rows = tf.cast(rows, tf.float64) if tf.is_tensor(rows) else rows
         if loss == "normal":
-            functions = self.scans.functions("float64", tf.float64)
-            return functions.losses_at(rows, labels, thetas).numpy()
-        weights = thetas.T.reshape(-1, *self.weights.shape)
+            return self.scans.functions("float64", rows).losses_at(rows, labels, thetas).numpy()
+        outputs = self._outputs_of(thetas, rows)
         of_outputs = self.scans.losses_of(loss)
-        columns = [of_outputs(tf.constant(rows @ w) * self.train.scale, labels) for w in weights]
-        return np.stack(columns, axis=1)
+        return np.stack([of_outputs(tf.constant(z), labels) for z in outputs], axis=1)
 
     def leverage(self) -> np.ndarray:
         """How much of its own output each training point decides, 0 to 1: [n], in float64.
@@ -298,12 +288,7 @@ class LinearModel(GenericNeuralNet):
             >>> model.leverage().round(2).tolist()
             [0.2, 0.05, 0.05, 0.2, 0.4]
         """
-        inverse = self._exact.inverse(self.hessian("float64")) / len(self.train)
-        parts = [
-            np.einsum("bij,bij->b", terms.curvatures, terms.forms(inverse))
-            for terms in point_terms(self)
-        ]
-        return np.concatenate(parts)
+        return self._own_terms()[1].copy()
 
     def leave_one_out_outputs(self) -> np.ndarray:
         """Each training point's outputs by the model without it, after one Newton step: [n, c].
@@ -385,14 +370,43 @@ class LinearModel(GenericNeuralNet):
 
     def outputs_at(self, thetas: np.ndarray, x: Inputs) -> np.ndarray:
         """The logits of points ``x`` at each column of ``thetas`` [p, k], in float64: [k, m, c]."""
-        rows = self.scans.rows(self.points.inputs(x, "x"))
-        rows = rows if scipy.sparse.issparse(rows) else rows.numpy()
+        return self._outputs_of(thetas, self.scans.rows(self.points.inputs(x, "x")))
+
+    def _outputs_of(self, thetas, rows):
+        rows = rows if scipy.sparse.issparse(rows) else as_array(rows)
         rows, (d, c) = rows.astype(np.float64) * self.train.scale, self.weights.shape
         outputs = rows @ np.asarray(thetas, np.float64).reshape(d, -1)
         return np.moveaxis(outputs.reshape(rows.shape[0], c, -1), 2, 0)
 
     def class_probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
         return self.loss.class_probabilities(logits)
+
+    def _own_terms(self):
+        """Self-influences [n] and leverages [n] of all training points, computed at once."""
+        if "own terms" not in self._at_theta:
+            if self._wide:
+                forms = self._wide_forms()
+            else:
+                inverse = self._exact.inverse(self.hessian("float64"))
+                forms = OutputForms(inverse, self.loss.outputs)
+            self._at_theta["own terms"] = own_terms(self, forms)
+        return self._at_theta["own terms"]
+
+    @property
+    def _wide(self) -> bool:
+        """Whether forms go through the Gram matrix of the points."""
+        wide = len(self.train) <= self.weights.shape[0] and self.loss.outputs == 1
+        return wide and isinstance(self.penalty, Ridge) and self.penalty.strength > 0
+
+    def _wide_forms(self):
+        n, (x, _) = len(self.train), self.scans.matrix
+        if scipy.sparse.issparse(x):
+            gram = sparse_gram(x.astype(np.float64) * self.train.scale)
+        else:
+            gram = dense_gram(as_array(x), self.train.scale)
+        curvatures = np.concatenate([terms.curvatures for terms in point_terms(self)])
+        forms = quadratic_forms(gram, curvatures[:, 0, 0], n * self.penalty.strength)
+        return KnownForms(n * forms)
 
     def _pull(self, thetas):
         """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""

@@ -1,8 +1,10 @@
-"""The scans of a model with logits xW, by closed forms, for dense and for sparse points."""
+"""The scans of a model with logits xW, by closed forms, for points of every kind."""
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,10 @@ import scipy.sparse
 import tensorflow as tf
 
 from influence.data.types import DType, Loss, Model, PointTensors, Rows
+from influence.linear.array_functions import ArrayFunctions
+from influence.linear.block_functions import BlockFunctions
 from influence.linear.functions import compiled
+from influence.linear.rows import RowBlocks
 from influence.linear.sparse_functions import SparseFunctions
 from influence.objective.scans import Scans
 
@@ -27,7 +32,7 @@ class LinearScans(Scans):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._sparse: dict[str, SparseFunctions] = {}
+        self._arrays: dict[tuple[bool, str], ArrayFunctions] = {}
 
     @functools.cached_property
     def matrix(self) -> tuple[Rows, tf.Tensor]:
@@ -39,12 +44,16 @@ class LinearScans(Scans):
         """Points [m, ...] as W multiplies them, [m, d], but for the data set's scale: with the
         model's constant feature, if it has one, in the last column."""
         model = self._model
+        if "matrix" in vars(self) and x is model.tensors[0]:
+            return self.matrix[0]
         constant = model.bias / model.train.scale
         if scipy.sparse.issparse(x):
             if not model.bias:
                 return x
             column = np.full((x.shape[0], 1), constant)
             return scipy.sparse.hstack([x, column], format="csr")
+        if isinstance(x, np.ndarray):
+            return RowBlocks(x, constant if model.bias else 0.0)
         rows = tf.reshape(x, [-1, x.shape[1:].num_elements()])
         if not model.bias:
             return rows
@@ -53,29 +62,52 @@ class LinearScans(Scans):
         column = tf.fill([tf.shape(rows)[0], 1], tf.constant(constant, rows.dtype))
         return tf.concat([rows, column], axis=1)
 
-    def functions(
-        self, dtype: DType, x_dtype: tf.DType | None = None
-    ) -> SimpleNamespace | SparseFunctions:
-        """The compiled scans in ``dtype``, shared by all models of a kind; x in ``x_dtype``, or
-        in that of the training points."""
+    def functions(self, dtype: DType, rows: Rows = None) -> SimpleNamespace | ArrayFunctions:
+        """The scans in ``dtype`` for ``rows``, or for the training points: compiled ones of a
+        tensor are shared by all models of a kind."""
         model = self._model
-        if scipy.sparse.issparse(model.train.x):
-            if str(dtype) not in self._sparse:
-                self._sparse[str(dtype)] = SparseFunctions(model.loss, dtype, model.train.scale)
-            return self._sparse[str(dtype)]
-        x_dtype = self.matrix[0].dtype if x_dtype is None else x_dtype
-        return compiled(model.loss, x_dtype, str(dtype), model.train.scale, model.batch_size)
+        rows = self.matrix[0] if rows is None else rows
+        if tf.is_tensor(rows):
+            scale, size = model.train.scale, model.batch_size
+            return compiled(model.loss, rows.dtype, str(dtype), scale, size)
+        sparse = scipy.sparse.issparse(rows)
+        key = sparse, str(dtype)
+        if key not in self._arrays:
+            settings = model.loss, dtype, model.train.scale
+            self._arrays[key] = (
+                SparseFunctions(*settings)
+                if sparse
+                else BlockFunctions(*settings, model.batch_size)
+            )
+        return self._arrays[key]
+
+    def array_rows(self, x: Rows) -> Rows:
+        """The same as ``rows``, but those of a tensor as ``RowBlocks``."""
+        rows = self.rows(x)
+        return RowBlocks(rows.numpy()) if tf.is_tensor(rows) else rows
+
+    def dense_blocks(self, rows: Rows, size: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """(where, rows as W multiplies them [b, d]) of ``array_rows`` in float64, scaled, ``size``
+        at a time: a block is good until the next one."""
+        scale = self._model.train.scale
+        if isinstance(rows, RowBlocks):
+            yield from rows.blocks("float64", scale, size)
+            return
+        for first in range(0, rows.shape[0], size):
+            where = slice(first, first + size)
+            yield where, rows[where].toarray().astype(np.float64) * scale
 
     def outputs(self, x: Rows) -> tf.Tensor:
-        if not scipy.sparse.issparse(x):
+        if tf.is_tensor(x):
             return super().outputs(x)
-        return self.functions(self._model.dtype).logits(self.rows(x), self._model.weights)
+        rows = self.rows(x)
+        return self.functions(self._model.dtype, rows).logits(rows, self._model.weights)
 
     def losses(self, loss: Loss, points: PointTensors) -> tf.Tensor:
         if loss == "normal":
             functions, rows, labels = self._closed_forms(points)
             return functions.losses(rows, labels, self._model.weights)
-        if not scipy.sparse.issparse(points[0]):
+        if tf.is_tensor(points[0]):
             return super().losses(loss, points)
         return self.losses_of(loss)(self.outputs(points[0]), points[1])
 
@@ -83,15 +115,13 @@ class LinearScans(Scans):
         if loss == "normal":
             functions, rows, labels = self._closed_forms(points)
             return functions.gradients(rows, labels, self._model.weights).numpy()
-        if not scipy.sparse.issparse(points[0]):
+        if tf.is_tensor(points[0]):
             return super().gradients(loss, points)
-        rows, slopes = self._rows_and_slopes(loss, points)
-        return (rows.toarray()[:, :, np.newaxis] * slopes[:, np.newaxis]).reshape(len(slopes), -1)
+        return self.output_gradients(points[0], self._slopes(loss, points))
 
     def gradient_norms(self, points: PointTensors) -> np.ndarray:
         x, labels = points
-        rows = self.rows(x)
-        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+        rows = as_array(self.rows(x))
         sizes = np.linalg.norm(rows.astype(np.float64), axis=1) * self._model.train.scale
         slopes = self._model.loss.slopes(self.outputs(x), labels).numpy()
         return sizes * np.linalg.norm(slopes, axis=1)
@@ -101,18 +131,19 @@ class LinearScans(Scans):
             functions, rows, labels = self._closed_forms(points)
             _, total = functions.value_and_gradient(rows, labels, self._model.weights)
             return total.numpy().ravel() / len(labels)
-        if not scipy.sparse.issparse(points[0]):
+        if tf.is_tensor(points[0]):
             return super().mean_gradient(loss, points)
-        rows, slopes = self._rows_and_slopes(loss, points)
-        return (rows.T @ slopes).ravel() / len(slopes)
+        rows, slopes = self.rows(points[0]), self._slopes(loss, points).numpy()
+        rows = rows if scipy.sparse.issparse(rows) else rows.numpy()
+        scale = self._model.dtype.type(self._model.train.scale)
+        return scale * (rows.T @ slopes).ravel() / len(slopes)
 
     def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
         functions, rows, labels = self._closed_forms(points)
         return functions.directional_derivatives(rows, labels, self._model.weights, block)
 
     def output_gradients(self, x: Rows, slopes: tf.Tensor) -> np.ndarray:
-        model, rows = self._model, self.rows(x)
-        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
+        model, rows = self._model, as_array(self.rows(x))
         rows = rows.astype(model.dtype) * model.dtype.type(model.train.scale)
         return (rows[:, :, np.newaxis] * slopes.numpy()[:, np.newaxis]).reshape(len(rows), -1)
 
@@ -120,23 +151,26 @@ class LinearScans(Scans):
         x = points[0]
         if scipy.sparse.issparse(x):
             raise ValueError("Sparse points have no input gradient: use x.toarray().")
-        functions, rows, labels = self._closed_forms(points)
+        functions, rows, labels = self._closed_forms((tf.convert_to_tensor(x), points[1]))
         gradients = functions.input_gradients(rows, labels, self._model.weights, direction).numpy()
         # Without the constant feature.
-        return gradients[:, : x.shape[1:].num_elements()].reshape(x.shape)
+        return gradients[:, : math.prod(x.shape[1:])].reshape(x.shape)
 
     def _closed_forms(self, points):
         x, labels = points
         rows = self.rows(x)
-        return self.functions(self._model.dtype, rows.dtype), rows, labels
+        return self.functions(self._model.dtype, rows), rows, labels
 
-    def _rows_and_slopes(self, loss, points):
-        """Sparse x̃ [m, d] and ∂ℓ/∂z [m, c] of any loss, by differentiation at the logits."""
+    def _slopes(self, loss, points):
+        """∂ℓ/∂z [m, c] of any loss, by differentiation at the logits."""
         x, labels = points
         logits = self.outputs(x)
         with tf.GradientTape() as tape:
             tape.watch(logits)
             losses = self.losses_of(loss)(logits, labels)
-        model = self._model
-        rows = self.rows(x).astype(model.dtype) * model.dtype.type(model.train.scale)
-        return rows, tape.gradient(losses, logits).numpy()
+        return tape.gradient(losses, logits)
+
+
+def as_array(rows: Rows) -> np.ndarray:
+    """Rows of any kind as one array [m, d], in their own dtype and not scaled."""
+    return rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()

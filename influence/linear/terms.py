@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.dataset import check_indices
@@ -26,7 +24,8 @@ class PointTerms:
     Weights of examples are in s and A.
 
     Attributes:
-        rows: x [b, d], with the constant feature and the data set's scale.
+        rows: x [b, d], with the constant feature and the data set's scale; good until the next
+            block.
         outputs: z [b, c].
         slopes: s [b, c].
         curvatures: A [b, c, c].
@@ -52,38 +51,24 @@ class PointTerms:
         block = self.rows[:, :, np.newaxis] * outputs[:, np.newaxis]
         return block.reshape(len(block), -1)
 
-    def forms(self, inverse: np.ndarray) -> np.ndarray:
-        """X_iᵀ M⁻¹ X_i, from M⁻¹ [d·c, d·c]: [b, c, c]."""
-        (b, d), c = self.rows.shape, self.slopes.shape[1]
-        forms, blocks = np.empty((b, c, c)), inverse.reshape(d, c, d, c)
-        for i in range(c):
-            for j in range(i, c):
-                form = np.einsum("bd,bd->b", self.rows @ blocks[:, i, :, j], self.rows)
-                forms[:, i, j] = forms[:, j, i] = form
-        return forms
-
 
 def point_terms(model: Any, indices: ArrayLike | None = None) -> Iterator[PointTerms]:
     """Those of the training points of a ``LinearModel`` at ``indices``, or of all (None), a few at
     a time."""
-    n = len(model.train)
-    if indices is not None:
-        indices = check_indices(indices, n, "train_indices")
-        n = len(indices)
-    weights = tf.cast(model.weights, tf.float64)
+    if indices is None:
+        yield from _terms(model, model.points.chosen())
+        return
+    indices = check_indices(indices, len(model.train), "train_indices")
+    for first in range(0, len(indices), model.batch_size):
+        yield from _terms(model, model.points.chosen(indices[first : first + model.batch_size]))
+
+
+def _terms(model, points):
+    x, labels = points
+    rows, loss = model.scans.array_rows(x), model.loss
+    z = model.scans.functions("float64", rows).logits(rows, model.weights.numpy().astype(float))
+    outputs, slopes, state = z.numpy(), loss.slopes(z, labels).numpy(), loss.curvature(z, labels)
     size = max(1, min(_NUMBERS // model.num_parameters, model.batch_size))
-    x, labels = model.scans.matrix
-    for first in range(0, n, size):
-        block = slice(first, first + size)
-        if indices is None:
-            rows, own = x[block], labels[block]
-        else:
-            chosen, own = model.points.chosen(indices[block])
-            rows = model.scans.rows(chosen)
-        rows = rows.toarray() if scipy.sparse.issparse(rows) else rows.numpy()
-        rows = rows.astype(np.float64, copy=False)
-        rows = rows if model.train.scale == 1 else rows * model.train.scale
-        outputs = tf.constant(rows) @ weights
-        slopes = model.loss.slopes(outputs, own)
-        curvatures = model.loss.curvature_matrix(model.loss.curvature(outputs, own))
-        yield PointTerms(rows, outputs.numpy(), slopes.numpy(), curvatures.numpy())
+    for where, block in model.scans.dense_blocks(rows, size):
+        curvatures = loss.curvature_matrix(state[where]).numpy()
+        yield PointTerms(block, outputs[where], slopes[where], curvatures)

@@ -17,6 +17,7 @@ from influence.data.types import DType, Inputs
 from influence.linear.functions import LinearLoss, OneLogitLoss
 from influence.linear.model import LinearModel
 from influence.linear.penalty import Ridge
+from influence.linear.scans import as_array
 from influence.objective.minimum import ConvergenceWarning
 
 # liblinear's stopping rule, its limit of passes over the data, and the seed of their order: those
@@ -179,7 +180,7 @@ class SmoothHinge(LinearModel):
             max_iter=HINGE_ITERATIONS,
             random_state=HINGE_SEED,
         )
-        x = x if scipy.sparse.issparse(x) else x.numpy()
+        x = x if scipy.sparse.issparse(x) else as_array(x)
         machine.fit(x.astype(np.float64) * self.train.scale, labels.numpy())
         self.parameters = machine.coef_[0]
         return self

@@ -807,8 +807,9 @@ class GenericNeuralNet(abc.ABC):
         columns = tf.constant(block, self.dtype)
         along = self.scans.directional_derivatives(points, columns).numpy().T
         regularizer = self._removed_regularizer(block) * self._removed_shares(points)
-        influence = (along + regularizer) / len(self.train)
-        return influence.astype(self.dtype).reshape(s_test.shape[1:] + (-1,))
+        influence = along + regularizer
+        influence /= len(self.train)
+        return influence.astype(self.dtype, copy=False).reshape(s_test.shape[1:] + (-1,))
 
     def _removed_regularizer(self, block):
         """The regulariser's share of a removal along each column of ``block`` [p, m]: [m, 1]."""

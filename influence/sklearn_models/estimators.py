@@ -73,15 +73,24 @@ def encode_labels(
     labels = np.atleast_1d(np.asarray(labels))
     if labels.ndim > 1:
         raise ValueError(f"{name} must be a vector of labels; its shape is {labels.shape}.")
-    code_of = dict(zip(classes.tolist(), codes))
-    encoded = [code_of.get(label) for label in labels.tolist()]
-    if None in encoded:
-        position = encoded.index(None)
+    # The classes are sorted, as those of all estimators.
+    places = _places(labels, classes)
+    wrong = np.flatnonzero(places < 0)
+    if len(wrong):
         raise ValueError(
             f"{name} must be classes of the estimator, {classes.tolist()}; "
-            f"{labels.tolist()[position]!r} at position {position} is not."
+            f"{labels.tolist()[wrong[0]]!r} at position {wrong[0]} is not."
         )
-    return np.array(encoded)
+    return np.array(codes)[places]
+
+
+def _places(labels, classes):
+    """Where each of ``labels`` [m] is among ``classes``, −1 where it is not: [m]."""
+    if labels.dtype.kind in "biuf" and classes.dtype.kind in "biuf":
+        places = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+        return np.where(classes[places] == labels, places, -1)
+    place_of = {class_: place for place, class_ in enumerate(classes.tolist())}
+    return np.array([place_of.get(label, -1) for label in labels.tolist()])
 
 
 def example_weights(

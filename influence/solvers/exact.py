@@ -22,6 +22,8 @@ from influence.solvers.solution import (
 )
 
 _REFINEMENTS = 2
+# Right-hand sides that an inverse is tried on.
+_PROBES = 4
 # Where a residual says little, in badly scaled parameters: how far the last refinement may have
 # moved the solution, relative.
 _DIGITS = {"float32": 1e-3, "float64": 1e-6}
@@ -70,11 +72,18 @@ class Exact:
         Warns and raises as ``solve`` does, but for the range.
         """
         factor = self.factor(operator)
-        identity = np.eye(len(factor.roots))
+        size = len(factor.roots)
         if isinstance(factor, RangeInverse):
             # The identity is not in the range; the factor, of all digits there are, has it.
-            return factor @ identity
-        return self.solve(operator, identity, strict).x
+            return factor @ np.eye(size)
+        inverse = factor.inverse()
+        # A few right-hand sides tell of all: what the factor has lost is in every solution.
+        probes = np.random.default_rng(0).standard_normal((size, _PROBES))
+        probes *= factor.roots[:, np.newaxis]
+        residual = relative_residual(operator, inverse @ probes, probes)
+        if (residual <= np.sqrt(np.finfo(factor.dtype).eps)).all():
+            return inverse
+        return self.solve(operator, np.eye(size), strict).x
 
     def solve(
         self, operator: np.ndarray | DenseOperator, rhs: ArrayLike, strict: bool = False
@@ -170,6 +179,15 @@ class CholeskyFactor:
 
     def check_range(self, block: np.ndarray) -> None:
         """Every column of ``block`` [p, k] is in the range of H."""
+
+    def inverse(self) -> np.ndarray:
+        """H⁻¹ [p, p], symmetric, in float64."""
+        potri = scipy.linalg.get_lapack_funcs("potri", (self._lower,))
+        lower, _ = potri(self._lower, lower=1)
+        lower = np.tril(lower).astype(np.float64, copy=False)
+        inverse = lower + lower.T
+        inverse[np.diag_indices(len(inverse))] /= 2
+        return inverse
 
     def __matmul__(self, block: ArrayLike) -> np.ndarray:
         block = np.asarray(block)

@@ -6,7 +6,7 @@ import functools
 import pytest
 import tensorflow as tf
 
-from influence.linear import functions, sparse_functions
+from influence.linear import array_functions, functions
 from scripts import (
     fig1_components,
     fig2_leave_one_out,
@@ -38,7 +38,7 @@ def traces(monkeypatch):
         return compile_function(traced, **settings)
 
     monkeypatch.setattr(tf, "function", counting)
-    caches = functions.compiled, functions._scans, sparse_functions._of_kind
+    caches = functions.compiled, functions._scans, array_functions._of_kind
     for cache in caches:
         cache.cache_clear()
     yield counts

@@ -1,0 +1,104 @@
+"""The forms (x ⊗ I)ᵀ M (x ⊗ I) of rows x: of them leverages and self-influences are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike
+
+from influence.curvature.operator import HessianOperator, MatrixOperator
+from influence.linear.terms import point_terms
+from influence.solvers.exact import Exact
+from influence.solvers.semidefinite import RangeInverse
+
+
+class OutputForms:
+    """X_iᵀ M X_i of any rows x_i, X_i = x_i ⊗ I: with M = H⁻¹ what the outputs of a point have of
+    its own gradients with respect to them.
+
+    Args:
+        matrix: M [d·c, d·c], symmetric.
+        outputs: c.
+
+    Examples:
+        >>> import numpy as np
+        >>> from influence.linear.forms import OutputForms
+        >>> OutputForms(np.diag([2.0, 3.0]), 1)(np.array([[1.0, 2.0]])).tolist()
+        [[[14.0]]]
+        >>> OutputForms(np.array([[2.0, 1.0], [1.0, 3.0]]), 2)(np.array([[2.0]])).tolist()
+        [[[8.0, 4.0], [4.0, 12.0]]]
+    """
+
+    def __init__(self, matrix: np.ndarray, outputs: int) -> None:
+        blocks = matrix.reshape(-1, outputs, len(matrix) // outputs, outputs)
+        self._outputs = outputs
+        self._triangles = [
+            (a, b, _triangle(blocks[:, a, :, b])) for a in range(outputs) for b in range(a, outputs)
+        ]
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Of rows x [b, d], in float64: [b, c, c]."""
+        forms = np.empty((len(rows), self._outputs, self._outputs))
+        for a, b, triangle in self._triangles:
+            # A matrix in the order of Fortran is one in the order of C, transposed.
+            products = scipy.linalg.blas.dtrmm(1.0, triangle, rows.T, lower=1).T
+            forms[:, a, b] = forms[:, b, a] = np.einsum("ij,ij->i", products, rows)
+        return forms
+
+
+class KnownForms:
+    """Forms of all training points of one logit that have been computed, to be taken in order.
+
+    Args:
+        forms: [n].
+    """
+
+    def __init__(self, forms: np.ndarray) -> None:
+        self._rest = forms[:, np.newaxis, np.newaxis]
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Of the next points, which have these rows [b, d]: [b, 1, 1]."""
+        next_ones, self._rest = np.split(self._rest, [len(rows)])
+        return next_ones
+
+
+def own_terms(
+    model: Any, forms: OutputForms | KnownForms, indices: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """s_iᵀ K_i s_i and tr(A_i K_i)/n of training points of a ``LinearModel``, with K_i of the
+    inverse of its curvature: their self-influences [b] and leverages [b], in one scan."""
+    own, leverages = [], []
+    for terms in point_terms(model, indices):
+        each = forms(terms.rows)
+        own.append(np.einsum("bi,bij,bj->b", terms.slopes, each, terms.slopes, optimize=True))
+        leverages.append(np.einsum("bij,bij->b", terms.curvatures, each))
+    return np.concatenate(own), np.concatenate(leverages) / len(model.train)
+
+
+def _triangle(block):
+    """T, lower triangular, with xᵀTx = xᵀBx for B [d, d]: half of the products."""
+    triangle = np.tril(block + block.T)
+    triangle[np.diag_indices(len(block))] /= 2
+    return np.asfortranarray(triangle)
+
+
+def inverse_for_forms(
+    operator: HessianOperator, solver: Exact, own: bool, strict: bool
+) -> np.ndarray | None:
+    """The inverse [p, p] of a curvature in float64, on its range; None where the gradients of
+    training points need not be in that, and each has to be solved for.
+
+    Args:
+        operator: the curvature.
+        solver: to factor with.
+        own: whether the curvature is the Hessian, in whose range those gradients are.
+        strict: as for ``Exact.inverse``.
+    """
+    if operator.dtype != np.float64:
+        matrix = operator.dense().astype(np.float64)
+        operator = MatrixOperator(matrix, operator.num_examples)
+    if isinstance(solver.factor(operator), RangeInverse) and not own:
+        return None
+    return solver.inverse(operator, strict)
