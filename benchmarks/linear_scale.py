@@ -4,13 +4,14 @@ Every row of the tables is measured in a process of its own, from a fitted sciki
 and its data in memory to the answer: the Hessian and what else is needed on the way are in it, the
 fit and the imports are not. Each process asks once on 1,000 rows before, so that what is compiled
 or loaded at a first call is not what is compared. NumPy's is what one would write who knows the
-formulas: the Hessian in blocks of rows, its Cholesky factor, and no checks.
+formulas: the Hessian in blocks of rows, its Cholesky factor, and no checks. pyinfluence is measured
+where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import importlib.util
 import json
 import os
 import resource
@@ -189,9 +190,8 @@ def compare(sizes: list[int], d: int) -> None:
                 found: dict[str, dict] = {}
                 for way in WAYS:
                     # Its copies of a million rows take more memory than many machines have.
-                    if way == "pyinfluence" and (question == "all" or n > 100_000):
-                        continue
-                    with contextlib.suppress(subprocess.CalledProcessError):
+                    fits = question != "all" and n <= 100_000
+                    if way != "pyinfluence" or (fits and importlib.util.find_spec(way)):
                         found[way] = measured(way, question, folder)
                 ours, others = found["library"], {w: f for w, f in found.items() if w != "library"}
                 ratio = ours["seconds"] / min(each["seconds"] for each in others.values())

@@ -98,7 +98,9 @@ def test_no_model_is_more_than_three_classes():
         assert len(ours) <= 3, [each.__name__ for each in ours]
 
 
-@pytest.mark.parametrize("name", ["cnn_against_2017", "fig2_against_2017", "keras_streaming"])
+@pytest.mark.parametrize(
+    "name", ["cnn_against_2017", "fig2_against_2017", "keras_streaming", "linear_scale"]
+)
 def test_benchmarks_import_what_there_is(name):
     importlib.import_module(f"benchmarks.{name}")
 

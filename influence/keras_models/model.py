@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.curvature.modes import FORWARD
-from influence.curvature.operator import HessianOperator, MatrixOperator
+from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator, MatrixOperator
 from influence.data.batches import (
     default_batch_size,
     number_of_rows,
@@ -24,14 +24,22 @@ from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
 from influence.keras_models.checks import check_penalties, checked_outputs, warn_if_endless
 from influence.keras_models.data import Examples, Stream, range_of, training_points
 from influence.keras_models.derivatives import check_input_gradient, checked_derivatives
+from influence.keras_models.last_layer import (
+    LastLayerHessian,
+    LastLayerRemoval,
+    is_last_layer,
+)
 from influence.keras_models.network import KerasNetwork
 from influence.keras_models.outputs import KerasLoss, numpy
 from influence.keras_models.points import KerasPoints
 from influence.keras_models.scans import KerasScans
+from influence.linear.forms import OutputForms, inverse_for_forms, own_terms
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
 from influence.objective.minimum import point_gradient_norm
+from influence.objective.removal import Removal
 from influence.objective.scans import Scans
 from influence.solvers.conjugate_gradient import ConjugateGradient
+from influence.solvers.exact import Exact
 from influence.solvers.solution import Solution, Solver
 
 # fit() stops at this gradient norm relative to that of the loss of a training point.
@@ -165,6 +173,9 @@ class KerasModel(GenericNeuralNet):
         self._loss.check(labels, self.input_logits(x))
         self.mode, self._no_second = checked_derivatives(self, self._network, self._loss)
         self._input_gradient_checked = False
+        self._is_last_layer = not isinstance(train, Stream) and is_last_layer(
+            self, self.convert(self.points.sample(_PROBED)[0])
+        )
 
     # The objective.
 
@@ -273,7 +284,18 @@ class KerasModel(GenericNeuralNet):
         strict: bool = False,
     ) -> np.ndarray:
         """As for every model; up to 2,000 parameters the solves are with the matrix, because there
-        are as many of them as training points."""
+        are as many of them as training points. Of a dense layer that is the last, up to 10,000, in
+        closed form by one inverse and one scan."""
+        exact = Exact() if solver is None else solver
+        if self._is_last_layer and isinstance(exact, Exact):
+            operator = self._default_curvature() if curvature is None else curvature
+            if isinstance(operator, LastLayerHessian) and self.num_parameters <= MAX_DENSE_SIZE:
+                self._warn_unless_at_minimum(curvature)
+                inverse = inverse_for_forms(operator, exact, curvature is None, strict)
+                if inverse is not None:
+                    forms = OutputForms(inverse, self.num_outputs)
+                    terms = operator.terms(train_indices)
+                    return own_terms(terms, forms, len(self.train))[0].astype(self.dtype)
         if solver is None and self.num_parameters <= EXACT_SIZE:
             operator = self._default_curvature() if curvature is None else curvature
             curvature = operator.materialize()
@@ -349,12 +371,22 @@ class KerasModel(GenericNeuralNet):
         return KerasPoints(self.train, self.dtype, self._check_labels, embed)
 
     def _make_hessian(self):
+        if self._is_last_layer:
+            return LastLayerHessian(self)
         if self._no_second:
             raise ValueError(
                 f"{self._no_second}. Give curvature=model.gauss_newton() + δ, which needs none, or "
                 f"choose layers after it with variables=."
             )
         return super()._make_hessian()
+
+    def gauss_newton(self) -> HessianOperator:
+        """As for every model; of a dense layer that is the last, the Hessian itself."""
+        return self.hessian() if self._is_last_layer else super().gauss_newton()
+
+    def _make_removal(self, solver=None, curvature=None, strict=False):
+        removal = LastLayerRemoval if self._is_last_layer else Removal
+        return removal(self, solver, curvature, strict)
 
     def _solver_for(self, curvature):
         # No factor: a softmax with free biases has a direction without curvature, which conjugate

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import ArrayLike
 
 from influence.curvature.operator import HessianOperator, MatrixOperator
-from influence.linear.terms import point_terms
+from influence.linear.terms import PointTerms
 from influence.solvers.exact import Exact
 from influence.solvers.semidefinite import RangeInverse
 
@@ -65,16 +64,16 @@ class KnownForms:
 
 
 def own_terms(
-    model: Any, forms: OutputForms | KnownForms, indices: ArrayLike | None = None
+    points: Iterable[PointTerms], forms: OutputForms | KnownForms, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """s_iᵀ K_i s_i and tr(A_i K_i)/n of training points of a ``LinearModel``, with K_i of the
-    inverse of its curvature: their self-influences [b] and leverages [b], in one scan."""
+    """s_iᵀ K_i s_i and tr(A_i K_i)/n of the points with these terms, in one scan, with K_i of the
+    inverse of the curvature of ``number`` n points: self-influences [b] and leverages [b]."""
     own, leverages = [], []
-    for terms in point_terms(model, indices):
+    for terms in points:
         each = forms(terms.rows)
         own.append(np.einsum("bi,bij,bj->b", terms.slopes, each, terms.slopes, optimize=True))
         leverages.append(np.einsum("bij,bij->b", terms.curvatures, each))
-    return np.concatenate(own), np.concatenate(leverages) / len(model.train)
+    return np.concatenate(own), np.concatenate(leverages) / number
 
 
 def _triangle(block):

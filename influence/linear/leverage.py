@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +14,7 @@ from influence.linear.forms import OutputForms
 from influence.linear.penalty import Penalty
 from influence.linear.terms import PointTerms, point_terms
 from influence.objective.removal import Removal, undetermined
+from influence.objective.sets import Sets
 from influence.solvers.downdate import inner_inverses
 from influence.solvers.exact import Exact
 from influence.solvers.solution import SolverError
@@ -42,6 +45,28 @@ def one_newton_step(
     return inverse @ gradients.T + beside[:, np.newaxis], full
 
 
+def single_steps(
+    points: Iterable[PointTerms], inverse: np.ndarray, model: Any, sets: Sets
+) -> Iterator[np.ndarray]:
+    """The steps without each of ``sets``, which are the single ``points``: [p, b].
+
+    Args:
+        points: their terms, a few at a time.
+        inverse: M⁻¹, [p, p].
+        model: a ``GenericNeuralNet`` with linear logits.
+
+    Raises:
+        SolverError: a point's leverage is 1.
+    """
+    slope, forms, first = model._removed_slope(), OutputForms(inverse, model.num_outputs), 0
+    for terms in points:
+        steps, full = one_newton_step(terms, inverse, forms(terms.rows), slope)
+        if full.any():
+            raise undetermined(sets.name(first + int(np.argmax(full))))
+        yield steps
+        first += len(full)
+
+
 class LinearRemoval(Removal):
     """``Removal`` with the closed forms of a ``LinearModel``, in float64 whatever its dtype.
 
@@ -56,14 +81,8 @@ class LinearRemoval(Removal):
         if not (sets.single and isinstance(solver, Exact)) or np.ptp(self._masses(sets)):
             yield from super()._newton(sets)
             return
-        inverse, slope = self._inverse(1.0, solver), self._model._removed_slope()
-        forms, first = OutputForms(inverse, self._model.loss.outputs), 0
-        for terms in point_terms(self._model, sets.members[:, 0]):
-            steps, full = one_newton_step(terms, inverse, forms(terms.rows), slope)
-            if full.any():
-                raise undetermined(sets.name(first + int(np.argmax(full))))
-            yield steps
-            first += len(full)
+        terms = point_terms(self._model, sets.members[:, 0])
+        yield from single_steps(terms, self._inverse(1.0, solver), self._model, sets)
 
     def _gradients(self, members):
         slope = self._model._removed_slope().astype(np.float64)

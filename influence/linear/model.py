@@ -234,7 +234,7 @@ class LinearModel(GenericNeuralNet):
         largest = max(EXACT_SIZE, min(_PARAMETERS_A_POINT * number, MAX_DENSE_SIZE))
         fits = self.num_parameters <= largest
         asked = any(option is not None for option in (solver, curvature, train_indices))
-        if not asked and (self._wide or (fits and not strict)):
+        if not asked and (self._wide_ridge or (fits and not strict)):
             return self._own_terms()[0].astype(self.dtype)
         exact = self._exact if solver is None and fits else solver
         if isinstance(exact, Exact) and self.num_parameters <= MAX_DENSE_SIZE:
@@ -242,7 +242,8 @@ class LinearModel(GenericNeuralNet):
             inverse = inverse_for_forms(operator, exact, curvature is None, strict)
             if inverse is not None:
                 forms = OutputForms(inverse, self.loss.outputs)
-                return own_terms(self, forms, train_indices)[0].astype(self.dtype)
+                terms = point_terms(self, train_indices)
+                return own_terms(terms, forms, len(self.train))[0].astype(self.dtype)
         return super().self_influence(
             solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
         )
@@ -384,19 +385,19 @@ class LinearModel(GenericNeuralNet):
     def _own_terms(self):
         """Self-influences [n] and leverages [n] of all training points, computed at once."""
         if "own terms" not in self._at_theta:
-            if self._wide:
-                forms = self._wide_forms()
+            if self._wide_ridge:
+                forms: KnownForms | OutputForms = self._wide_forms()
             else:
                 inverse = self._exact.inverse(self.hessian("float64"))
                 forms = OutputForms(inverse, self.loss.outputs)
-            self._at_theta["own terms"] = own_terms(self, forms)
+            self._at_theta["own terms"] = own_terms(point_terms(self), forms, len(self.train))
         return self._at_theta["own terms"]
 
     @property
-    def _wide(self) -> bool:
-        """Whether forms go through the Gram matrix of the points."""
+    def _wide_ridge(self) -> float:
+        """λ where forms go through the Gram matrix of the points, else 0."""
         wide = len(self.train) <= self.weights.shape[0] and self.loss.outputs == 1
-        return wide and isinstance(self.penalty, Ridge) and self.penalty.strength > 0
+        return self.penalty.strength if wide and isinstance(self.penalty, Ridge) else 0.0
 
     def _wide_forms(self):
         n, (x, _) = len(self.train), self.scans.matrix
@@ -405,7 +406,7 @@ class LinearModel(GenericNeuralNet):
         else:
             gram = dense_gram(as_array(x), self.train.scale)
         curvatures = np.concatenate([terms.curvatures for terms in point_terms(self)])
-        forms = quadratic_forms(gram, curvatures[:, 0, 0], n * self.penalty.strength)
+        forms = quadratic_forms(gram, curvatures[:, 0, 0], n * self._wide_ridge)
         return KnownForms(n * forms)
 
     def _pull(self, thetas):
