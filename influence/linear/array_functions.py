@@ -48,9 +48,11 @@ class ArrayFunctions(abc.ABC):
 
     def __init__(self, loss: LinearLoss, dtype: DType, scale: float) -> None:
         self._loss, self._dtype, self._scale = loss, np.dtype(dtype), scale
-        self._losses_and_slopes = _losses_and_slopes(loss, str(self._dtype))
-        # The last (x, w, z): a fitted model asks for those of its points again and again.
+        self._of_logits = _losses_and_slopes(loss, str(self._dtype))
+        # The last (x, w, z) and (z, labels, losses and slopes): a fitted model asks for those of its
+        # points again and again.
         self._last: tuple[Any, ...] = (None, None, None)
+        self._last_slopes: tuple[Any, ...] = (None, None, None)
 
     # What a subclass says.
 
@@ -85,12 +87,22 @@ class ArrayFunctions(abc.ABC):
             z = np.empty((x.shape[0], self._loss.outputs), self._dtype)
             for where, forward, _ in self._blocks(x):
                 z[where] = forward @ w
+            z = tf.constant(z)
             self._last = x, w.copy(), z
-        return tf.constant(z)
+        return z
+
+    def _losses_and_slopes(self, x, labels, w):
+        """ℓ [n] and ∂ℓ/∂z [n, c]."""
+        z = self.logits(x, w)
+        last, of, result = self._last_slopes
+        if last is not z or of is not labels:
+            result = self._of_logits(z, labels)
+            self._last_slopes = z, labels, result
+        return result
 
     def value_and_gradient(self, x: Any, labels: tf.Tensor, w: ArrayLike) -> tuple[Any, tf.Tensor]:
         """Σ ℓ and its gradient [d, c]."""
-        losses, slopes = self._losses_and_slopes(self.logits(x, w), labels)
+        losses, slopes = self._losses_and_slopes(x, labels, w)
         slopes, gradient = slopes.numpy(), np.zeros(np.shape(w))
         for where, _, back in self._blocks(x):
             gradient += self._back(back, slopes[where])
@@ -98,7 +110,7 @@ class ArrayFunctions(abc.ABC):
 
     def losses(self, x: Any, labels: tf.Tensor, w: ArrayLike) -> tf.Tensor:
         """ℓ of every point, [n]."""
-        return self._losses_and_slopes(self.logits(x, w), labels)[0]
+        return self._losses_and_slopes(x, labels, w)[0]
 
     def curvature(self, x: Any, labels: tf.Tensor, w: ArrayLike) -> np.ndarray:
         """The state that the curvature methods of the loss need, [n, c]."""
@@ -149,10 +161,10 @@ class ArrayFunctions(abc.ABC):
 
     def directional_derivatives(
         self, x: Any, labels: tf.Tensor, w: ArrayLike, block: np.ndarray
-    ) -> tf.Tensor:
+    ) -> np.ndarray:
         """∇L(z_i)ᵀ block, [n, k]."""
         c, k = self._loss.outputs, block.shape[1]
-        slopes = self._losses_and_slopes(self.logits(x, w), labels)[1].numpy()
+        slopes = self._losses_and_slopes(x, labels, w)[1].numpy()
         columns = np.reshape(block, (x.shape[1], c * k))
         result = np.empty((x.shape[0], k), self._dtype)
         for where, forward, _ in self._blocks(x):
@@ -161,11 +173,11 @@ class ArrayFunctions(abc.ABC):
             else:
                 u = (forward @ columns).reshape(-1, c, k)
                 np.einsum("nc,nck->nk", slopes[where], u, out=result[where])
-        return tf.constant(result)
+        return result
 
     def gradients(self, x: Any, labels: tf.Tensor, w: ArrayLike) -> tf.Tensor:
         """∇L of every point, [n, d·c], dense."""
-        slopes = self._losses_and_slopes(self.logits(x, w), labels)[1].numpy()
+        slopes = self._losses_and_slopes(x, labels, w)[1].numpy()
         result = np.empty((x.shape[0], np.size(w)), self._dtype)
         for where, forward, _ in self._blocks(x):
             block = self._dense(forward)[:, :, np.newaxis] * slopes[where][:, np.newaxis]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import scipy.linalg
 
 from influence.curvature.operator import HessianOperator, MatrixOperator
 from influence.linear.terms import PointTerms
@@ -33,17 +32,17 @@ class OutputForms:
     def __init__(self, matrix: np.ndarray, outputs: int) -> None:
         blocks = matrix.reshape(-1, outputs, len(matrix) // outputs, outputs)
         self._outputs = outputs
-        self._triangles = [
-            (a, b, _triangle(blocks[:, a, :, b])) for a in range(outputs) for b in range(a, outputs)
+        self._blocks = [
+            (a, b, np.ascontiguousarray(blocks[:, a, :, b]))
+            for a in range(outputs)
+            for b in range(a, outputs)
         ]
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Of rows x [b, d], in float64: [b, c, c]."""
         forms = np.empty((len(rows), self._outputs, self._outputs))
-        for a, b, triangle in self._triangles:
-            # A matrix in the order of Fortran is one in the order of C, transposed.
-            products = scipy.linalg.blas.dtrmm(1.0, triangle, rows.T, lower=1).T
-            forms[:, a, b] = forms[:, b, a] = np.einsum("ij,ij->i", products, rows)
+        for a, b, block in self._blocks:
+            forms[:, a, b] = forms[:, b, a] = np.einsum("ij,ij->i", rows @ block, rows)
         return forms
 
 
@@ -74,13 +73,6 @@ def own_terms(
         own.append(np.einsum("bi,bij,bj->b", terms.slopes, each, terms.slopes, optimize=True))
         leverages.append(np.einsum("bij,bij->b", terms.curvatures, each))
     return np.concatenate(own), np.concatenate(leverages) / number
-
-
-def _triangle(block):
-    """T, lower triangular, with xᵀTx = xᵀBx for B [d, d]: half of the products."""
-    triangle = np.tril(block + block.T)
-    triangle[np.diag_indices(len(block))] /= 2
-    return np.asfortranarray(triangle)
 
 
 def inverse_for_forms(

@@ -138,9 +138,10 @@ class LinearScans(Scans):
         scale = self._model.dtype.type(self._model.train.scale)
         return scale * (rows.T @ slopes).ravel() / len(slopes)
 
-    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
+    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> np.ndarray:
         functions, rows, labels = self._closed_forms(points)
-        return functions.directional_derivatives(rows, labels, self._model.weights, block)
+        weights = self._model.weights
+        return np.asarray(functions.directional_derivatives(rows, labels, weights, block))
 
     def output_gradients(self, x: Rows, slopes: tf.Tensor) -> np.ndarray:
         model, rows = self._model, as_array(self.rows(x))

@@ -805,10 +805,11 @@ class GenericNeuralNet(abc.ABC):
         """(1/n)(s_testᵀ∇L(z) + s_testᵀ∇regularization) for s_test [p] or [p, m]: [q] or [m, q]."""
         block = s_test.reshape(len(s_test), -1)
         columns = tf.constant(block, self.dtype)
-        along = self.scans.directional_derivatives(points, columns).numpy().T
+        along = self.scans.directional_derivatives(points, columns).T
         regularizer = self._removed_regularizer(block) * self._removed_shares(points)
-        influence = along + regularizer
-        influence /= len(self.train)
+        if np.any(regularizer):
+            along = along + regularizer
+        influence = along / len(self.train)
         return influence.astype(self.dtype, copy=False).reshape(s_test.shape[1:] + (-1,))
 
     def _removed_regularizer(self, block):

@@ -52,9 +52,9 @@ class Scans:
         """The mean of ∇L, [p]."""
         return self._run("_traced_mean_gradient", loss, points).numpy()
 
-    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
+    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> np.ndarray:
         """∇L(z_i)ᵀ of every column of ``block`` [p, k]: [m, k]."""
-        return self._run("_traced_directional_derivatives", "normal", points, block)
+        return self._run("_traced_directional_derivatives", "normal", points, block).numpy()
 
     def input_gradients(self, points: PointTensors, direction: tf.Tensor) -> Tensors:
         """∇_x of ∇L(z_i)ᵀ ``direction`` [p, 1], in converted units: [m, ...]."""

@@ -33,8 +33,10 @@ def warn_unless_converged(model: Any) -> None:
         return
     theta = model.parameters
     value, gradient = model.value_and_gradient(theta)
-    at_zero = model.value_at_zero()
     fall = -gradient @ newton_direction(model.hessian(), gradient, 1e-4) / 2
+    if fall <= _CONVERGED * value:  # which the value at 0 can only be below by this fall
+        return
+    at_zero = model.value_at_zero()
     if not np.isfinite(at_zero):
         at_zero = value  # a mean of 0, where it is the output, has no deviance
     allowed = _CONVERGED * at_zero
