@@ -32,6 +32,7 @@ class OutputLoss:
         name: the loss's.
         sums: its reduction is "sum".
         smoothed: it is one of those without curvature, made smooth.
+        classifies: labels are classes, as far as that is known.
     """
 
     def __init__(self, loss: Any, outputs: tf.Tensor, smoothing: float | None = None) -> None:
@@ -60,6 +61,9 @@ class OutputLoss:
         self._outputs = tuple(outputs.shape[1:])
         self._activation = _activation(outputs)
         self._masked = getattr(outputs, "_keras_mask", None) is not None
+        inner_name = getattr(inner, "__name__", "")
+        self._squash = _squash(function, inner_name)
+        self.classifies = self.activates or self._squash is not None or "hinge" in inner_name
 
     def logits(self, outputs: tf.Tensor) -> tf.Tensor:
         """What goes into the softmax or sigmoid that the outputs come from, else the outputs; with
@@ -77,6 +81,17 @@ class OutputLoss:
     def activate(self, logits: tf.Tensor) -> tf.Tensor:
         """The outputs again."""
         return logits if self._activation is None else self._activation(logits)
+
+    def probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
+        """Of every class, [m, ..., c], where the outputs, or what a cross-entropy makes of them,
+        are a softmax or sigmoid; else None."""
+        if self.activates:
+            values = self.activate(logits)
+        elif self._squash is not None:
+            values = self._squash(logits)
+        else:
+            return None
+        return values if values.shape[-1] > 1 else tf.concat([1 - values, values], axis=-1)
 
     def __call__(
         self, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None = None
@@ -255,3 +270,11 @@ def _activation(outputs):
         if np.allclose(activation(logits), outputs, rtol=1e-5, atol=1e-6):
             return activation
     return None
+
+
+def _squash(loss, name):
+    """What a cross-entropy of Keras that takes logits makes of them, else None."""
+    settings = getattr(loss, "_fn_kwargs", None) or {}
+    if not settings.get("from_logits") or "crossentropy" not in name:
+        return None
+    return tf.sigmoid if name.startswith("binary") else tf.nn.softmax

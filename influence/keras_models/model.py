@@ -231,8 +231,17 @@ class KerasModel(GenericNeuralNet):
         return numpy(self._loss.split(self._logits_of(x)))
 
     def class_probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
-        """As the model puts them out, where it ends in a softmax or sigmoid."""
+        """Where the model ends in a softmax or sigmoid, or its cross-entropy takes logits."""
         return self._loss.probabilities(logits)
+
+    def class_position(self, class_: Any) -> int:
+        """As for every model; one output whose loss is not known to be of classes has none."""
+        if self.num_outputs == 1 and not self._loss.classifies:
+            raise ValueError(
+                f"The model {self._network.model.name!r} has one output and, as far as its loss "
+                f"says, no classes: leave class_ out, and take Logit."
+            )
+        return super().class_position(class_)
 
     def _logits_of(self, x):
         return self.scans.outputs(self.points.embedded(self.points.inputs(x, "x")))

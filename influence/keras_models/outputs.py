@@ -99,11 +99,14 @@ class KerasLoss:
         return keras.tree.pack_sequence_as(self._structure, parts)
 
     def probabilities(self, logits: tf.Tensor) -> tf.Tensor | None:
-        """Of every class, where the model ends in one softmax or sigmoid of Keras; else None."""
-        if not self._single or not self._outputs[0].activates:
-            return None
-        outputs = self._outputs[0].activate(logits)
-        return outputs if outputs.shape[-1] > 1 else tf.concat([1 - outputs, outputs], axis=-1)
+        """Of every class, where there is one output that is, or of whose logits its loss makes, a
+        softmax or sigmoid; else None."""
+        return self._outputs[0].probabilities(logits) if self._single else None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the labels of the one output are known to be classes."""
+        return self._single and self._outputs[0].classifies
 
     def split(self, logits: tf.Tensor) -> Tensors:
         """The logits of each output, in the structure of the outputs."""

@@ -49,8 +49,8 @@ class ArrayFunctions(abc.ABC):
     def __init__(self, loss: LinearLoss, dtype: DType, scale: float) -> None:
         self._loss, self._dtype, self._scale = loss, np.dtype(dtype), scale
         self._of_logits = _losses_and_slopes(loss, str(self._dtype))
-        # The last (x, w, z) and (z, labels, losses and slopes): a fitted model asks for those of its
-        # points again and again.
+        # The last (x, w, z) and (z, labels, losses and slopes): a fitted model asks for those of
+        # its points again and again.
         self._last: tuple[Any, ...] = (None, None, None)
         self._last_slopes: tuple[Any, ...] = (None, None, None)
 

@@ -101,8 +101,9 @@ def test_the_same_dense_layer_is_the_librarys_logistic_regression(kind):
 def test_self_influence_makes_the_matrix_once(monkeypatch):
     # The biases of a softmax have a direction without curvature, where no gradient goes.
     problem = Problem()
+    hidden = layer("Dense", 2, use_bias=False, kernel_regularizer=L2(0.05))
     dense = layer("Dense", 3, activation="softmax", kernel_regularizer=L2(0.05))
-    network = sequential((5,), dense, loss="sparse_categorical_crossentropy")
+    network = sequential((5,), hidden, dense, loss="sparse_categorical_crossentropy")
     model = KerasModel(network, problem.train).fit()
     inverse = np.linalg.pinv(model.hessian().dense(), rcond=1e-10, hermitian=True)
     gradients = model.test_gradient(problem.x, problem.labels)

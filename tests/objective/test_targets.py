@@ -115,6 +115,31 @@ def test_probabilities_of_a_keras_model(problem):
     np.testing.assert_allclose(target.gradient(model), truth.T, atol=1e-3)
 
 
+@pytest.mark.parametrize("units", [1, 3])
+def test_probabilities_of_a_cross_entropy_that_takes_logits(problem, units):
+    network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(units)])
+    labels = problem.labels if units == 3 else (problem.labels[:, np.newaxis] == 0).astype(float)
+    name = "SparseCategoricalCrossentropy" if units == 3 else "BinaryCrossentropy"
+    loss = getattr(keras.losses, name)(from_logits=True)
+    model = KerasModel(network, (problem.x, labels), loss, damping=0.1)
+    z = model.outputs(problem.x_test).astype(float)
+    z = np.column_stack([np.zeros(len(z)), z]) if units == 1 else z
+    expected = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    for class_ in range(max(2, units)):
+        found = Probability(problem.x_test, class_).values(model, model.parameters)
+        np.testing.assert_allclose(found, expected[:, class_], rtol=1e-5)
+
+
+def test_a_keras_regression_has_no_classes(problem):
+    network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+    model = KerasModel(network, (problem.x, problem.x[:, :1]), "mse", damping=0.1)
+    predictions = Logit(problem.x_test).values(model, model.parameters)
+    np.testing.assert_allclose(predictions, model.outputs(problem.x_test)[:, 0], rtol=1e-6)
+    for target in (Logit(problem.x_test, 0), Margin(problem.x_test, np.ones(7, int))):
+        with pytest.raises(ValueError, match="no classes: leave class_ out, and take Logit"):
+            target.values(model, model.parameters)
+
+
 def test_refusals(problem):
     model, y = models(problem)["sklearn"]
     with pytest.raises(ValueError, match="no class 'd': only"):
