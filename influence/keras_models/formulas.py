@@ -53,16 +53,24 @@ def max_pool(
 ) -> tf.Tensor:
     """The largest of each window. Where outputs have the shape of inputs, TensorFlow's kernel for
     derivatives along a vector may write over what it still has to read: stride 1 and "SAME" is
-    padded here, and then pooled as "VALID"."""
+    padded here, and then pooled as "VALID".
+
+    Raises:
+        ValueError: no window fits into the map. TensorFlow divides by the number of windows in a
+            row, and a division of integers by 0 ends the process.
+    """
     x = tf.convert_to_tensor(input)
     spatial = x.shape.rank - 2
     sizes, steps = _spatial(ksize, spatial), _spatial(strides, spatial)
     last = data_format is None or not data_format.startswith("NC")
+    lengths = list(x.shape[1:-1] if last else x.shape[2:])
+    if padding == "VALID" and any(n is not None and n < size for n, size in zip(lengths, sizes)):
+        raise ValueError(f"a map of {lengths} is too small for pooling windows of {sizes}")
     if padding != "SAME" or set(steps) != {1} or not last or not x.dtype.is_floating:
         return _max_pool(x, ksize, strides, padding, data_format, name)
     around = [[0, 0], *([(size - 1) // 2, size // 2] for size in sizes), [0, 0]]
     padded = tf.pad(x, around, constant_values=x.dtype.min)
-    return _max_pool(padded, sizes, steps, "VALID", data_format, name)
+    return max_pool(padded, sizes, steps, "VALID", data_format, name)
 
 
 def resize(
@@ -98,6 +106,8 @@ _FORMULAS: dict[tuple[Any, str], Callable[..., Any]] = {
     (tf.math, "reduce_logsumexp"): reduce_logsumexp,
     (tf.nn, "softsign"): softsign,
     (tf.nn, "max_pool"): max_pool,
+    (tf.nn, "max_pool1d"): max_pool,
+    (tf.nn, "max_pool2d"): max_pool,
     (tf.image, "resize"): resize,
 }
 _lock, _scopes = threading.Lock(), 0

@@ -1,4 +1,4 @@
-"""A model that can fit all its points has no minimum, and says so."""
+"""What a Keras model must be like: with a minimum, and with maps that its windows fit into."""
 
 import warnings
 
@@ -53,3 +53,17 @@ def test_the_variables_hold_what_was_fitted():
     held = np.concatenate([variable.numpy().ravel() for variable in model.variables])
     np.testing.assert_array_equal(held, model.parameters)
     assert np.abs(held).min() > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_map_that_no_window_fits_into_is_refused(dtype):
+    # Keras knows no length here, and the pooling of nothing would end the process.
+    stack = [
+        keras.layers.MaxPooling2D(2, dtype=dtype),
+        keras.layers.GlobalMaxPooling2D(dtype=dtype),
+    ]
+    dense = keras.layers.Dense(1, dtype=dtype)
+    model = sequential((None, None, 1), *stack, dense, dtype=dtype)
+    small = "does not take points like those of train: a map of .1, 1. is too small for pooling"
+    with pytest.raises(ValueError, match=small):
+        KerasModel(model, (np.zeros((6, 1, 1, 1)), np.arange(6.0)))

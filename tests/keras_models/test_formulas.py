@@ -71,6 +71,25 @@ def test_unknown_sizes_and_other_numbers_are_left_to_tensorflow():
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["max_pool", "max_pool1d", "max_pool2d"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_all_ways_to_pool(name, dtype):
+    images = tf.constant(IMAGES[0] if name == "max_pool1d" else IMAGES, dtype)
+    pool = getattr(tf.nn, name)
+    for arguments in [(3, 1, "SAME"), (2, 2, "VALID")]:
+        with formulas.differentiable():
+            ours = getattr(tf.nn, name)(images, *arguments)
+        np.testing.assert_array_equal(ours, pool(images, *arguments))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_window_at_all(dtype):
+    # In float32 it ended the process.
+    for shape, size in [((2, 5, 1, 3), (1, 2)), ((2, 5, 3), 6)]:
+        with pytest.raises(ValueError, match="too small for pooling windows"):
+            formulas.max_pool(tf.zeros(shape, dtype), size, 1, "VALID")
+
+
 def fail_within():
     with formulas.differentiable():
         assert tf.nn.moments is formulas.moments
