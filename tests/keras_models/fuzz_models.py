@@ -229,7 +229,9 @@ def network(recipe, dtype, exact=False):
     layers = [_layer(*one, dtype, exact) for one in (first, *recipe.stack)]
     if recipe.flat:
         layers.append(L.Flatten(dtype=dtype))
-    head = L.Dense(units, activation=activation, dtype=dtype, kernel_regularizer="l2")
+    # Enough to be seen in scores.
+    decay = keras.regularizers.L2(0.1)
+    head = L.Dense(units, activation=activation, dtype=dtype, kernel_regularizer=decay)
     inputs = L.Input(shape, dtype="int32" if recipe.kind == "words" else dtype)
     model = keras.Sequential([inputs, *layers, head])
     model.compile(loss=loss())
