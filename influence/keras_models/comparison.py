@@ -15,8 +15,9 @@ from influence.keras_models.errors import said
 # What is agreement. Float32 of deep networks, and operations that compute in float32 whatever comes
 # (resizing), keep that many digits.
 _TOLERANCE = {"float32": 5e-3, "float64": 1e-6}
-# A part of a derivative this much smaller than others may be rounding.
-_SMALL = 1e-4
+# A part of a derivative this much smaller than others may be rounding: that of the keys' bias in
+# an attention is, which adds the same to all that a softmax compares.
+_SMALL = {"float32": 1e-2, "float64": 1e-4}
 _WRONG = "what it gives for one is not that of the gradient"
 _INFINITE = "it is not finite at some training points"
 
@@ -41,13 +42,13 @@ class Comparison:
             tape.watch(sources)
             value = total(sources)
         gradients = tape.gradient(value, self._sources)
-        self._tolerance = _TOLERANCE[value.dtype.name]
+        self._tolerance, self._small = (of[value.dtype.name] for of in (_TOLERANCE, _SMALL))
         arrays = [
             np.zeros(source.shape) if gradient is None else tf.convert_to_tensor(gradient).numpy()
             for source, gradient in zip(sources, gradients)
         ]
         sizes = [np.linalg.norm(array) / np.sqrt(max(1, array.size)) for array in arrays]
-        random, floor = np.random.default_rng(0), _SMALL * max(sizes) or 1.0
+        random, floor = np.random.default_rng(0), self._small * max(sizes) or 1.0
         shares = [
             random.standard_normal(array.shape) / max(size, floor)
             for array, size in zip(arrays, sizes)
@@ -77,7 +78,7 @@ class Comparison:
         sizes = [np.linalg.norm(truth) for _, truth in pairs]
         if not np.isfinite(sizes).all():
             return _INFINITE
-        floor = _SMALL * max(sizes)
+        floor = self._small * max(sizes)
         right = all(
             np.linalg.norm(found - truth) <= self._tolerance * max(size, floor)
             for (found, truth), size in zip(pairs, sizes)

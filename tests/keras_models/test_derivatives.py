@@ -241,6 +241,19 @@ def test_the_same_in_float32(name):
     assert_true_scores(*DIRECT[name], "float32")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_is_no_derivative(seed):
+    # Attention does not depend on the keys' bias: its derivatives are rounding alone.
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((7, 4, 3)).astype("float32")
+    tried = network(lambda inputs: layers.MultiHeadAttention(2, 2)(inputs, inputs), x, "float32")
+    for variable in tried.trainable_variables:
+        variable.assign_add(0.1 * random.standard_normal(variable.shape))
+    model, messages = told(lambda: KerasModel(tried, (x, np.arange(7) % CLASSES), LOSS))
+    model.hessian()
+    assert not messages
+
+
 def repeated(x):
     return tf.while_loop(lambda i, _: i < 3, lambda i, x: (i + 1, tf.sin(x) * 1.5), (0, x))[1]
 
