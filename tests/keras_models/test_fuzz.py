@@ -152,16 +152,17 @@ def outcomes_of(recipe):
     note(recipe)
     random = np.random.default_rng(recipe.seed)
     keras.utils.set_random_seed(recipe.seed)
+    x = points(recipe, random)
     try:
         exact, model = network(recipe, "float64", exact=True), network(recipe, recipe.dtype)
+        shape = exact(x).shape
     except Exception:  # Keras has no such model, and many ways to say so.
         reject()
     # Parameters that start at 0, as those of PReLU, put what comes after exactly at a kink.
     for variable in exact.trainable_variables:
         variable.assign_add(0.1 * random.standard_normal(variable.shape))
     model.set_weights(exact.get_weights())
-    x = points(recipe, random)
-    y = labels(recipe, exact(x).shape, random)
+    y = labels(recipe, shape, random)
     shares = random.uniform(0.5, 2, POINTS) if recipe.weighted else np.ones(POINTS)
     try:
         ours = KerasModel(model, (x, y), sample_weight=shares if recipe.weighted else None)
