@@ -28,6 +28,7 @@ from influence.objective.targets import Target, influence_on
 from influence.objective.validation import Validation, validate
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
+from influence.solvers.own_inverse import OwnInverse
 from influence.solvers.solution import Solution, Solver
 
 # Up to this many parameters the whole matrix is cheaper than an iteration.
@@ -411,7 +412,7 @@ class GenericNeuralNet(abc.ABC):
                 f"curvature must be an operator on {self.num_parameters} parameters, not "
                 f"{operator.shape[0]}."
             )
-        solver = self._solver_for(curvature) if solver is None else solver
+        solver = self._default_solver(curvature) if solver is None else solver
         return solver.solve(operator, v, strict=strict)
 
     # Influences.
@@ -446,7 +447,8 @@ class GenericNeuralNet(abc.ABC):
             loss: "normal", the model's own; "adversarial", the log-probability of a wrong answer,
                 log(1 − p(y|x)), which rises, like the loss, as the model gets less sure of y.
             solver: ``Exact()``, ``ConjugateGradient()``, ``Lissa()``; None is ``Exact()`` up to
-                2,000 parameters and conjugate gradients above.
+                2,000 parameters and conjugate gradients above, and for a curvature that knows its
+                inverse, as EK-FAC, that one.
             curvature: the operator that stands for H; None is ``hessian()``, with its damping
                 where a model has one. Away from an optimum
                 ``hessian() + δ`` or ``gauss_newton() + δ`` (δ is the paper's damping).
@@ -492,7 +494,7 @@ class GenericNeuralNet(abc.ABC):
             raise ValueError(f'order must be "first" or "newton", not {order!r}.')
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
-        scores = self._removal(self.points.chosen(train_indices), s_test)
+        scores = self._removal(self.points.chosen(train_indices), s_test, curvature)
         self._warn_unless_at_minimum(curvature)
         return scores
 
@@ -646,7 +648,7 @@ class GenericNeuralNet(abc.ABC):
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         self._warn_unless_at_minimum(curvature)
-        return self._removal(points, s_test)
+        return self._removal(points, s_test, curvature)
 
     def influence_input_gradient(
         self,
@@ -789,8 +791,12 @@ class GenericNeuralNet(abc.ABC):
         """An operator that approximates H⁻¹ for conjugate gradients, or None."""
         return None
 
+    def _default_solver(self, curvature: HessianOperator | None) -> Solver:
+        """The solver where none was asked for: an operator's own inverse, if it has one."""
+        return OwnInverse() if hasattr(curvature, "inverse") else self._solver_for(curvature)
+
     def _solver_for(self, curvature):
-        """The solver where none was asked for."""
+        """The solver for an operator without an inverse of its own."""
         if self.num_parameters <= EXACT_SIZE:
             return self._exact
         # The preconditioner is of the model's own Hessian.
@@ -801,14 +807,18 @@ class GenericNeuralNet(abc.ABC):
     def _exact(self) -> Exact:
         return Exact()
 
-    def _removal(self, points, s_test) -> np.ndarray:
+    def _removal(self, points, s_test, curvature=None) -> np.ndarray:
         """(1/n)(s_testᵀ∇L(z) + s_testᵀ∇regularization) for s_test [p] or [p, m]: [q] or [m, q]."""
         block = s_test.reshape(len(s_test), -1)
         columns = tf.constant(block, self.dtype)
-        along = self.scans.directional_derivatives(points, columns).numpy().T
+        along = self._scans_for(curvature).directional_derivatives(points, columns).numpy().T
         regularizer = self._removed_regularizer(block) * self._removed_shares(points)
         influence = (along + regularizer) / len(self.train)
         return influence.astype(self.dtype).reshape(s_test.shape[1:] + (-1,))
+
+    def _scans_for(self, curvature: HessianOperator | None) -> Any:
+        """What has the fastest ``directional_derivatives``, of scores by a curvature."""
+        return self.scans
 
     def _removed_regularizer(self, block):
         """The regulariser's share of a removal along each column of ``block`` [p, m]: [m, 1]."""
