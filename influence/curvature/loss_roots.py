@@ -13,6 +13,8 @@ from influence.curvature.modes import REVERSE
 EXACT_OUTPUTS = 32
 # Draws of a point where u is drawn.
 DRAWS = 4
+# Of the trace of the Λ of a batch: what may be left out of it, as each u takes a pass.
+_LEFT_OUT = {"float32": 1e-4, "float64": 1e-14}
 # How far a form of Λ may be from Λ on a few points, relative, to be taken for it; and the part of
 # it that may be negative. Both are but rounding.
 _ROUNDING = {"float32": 1e-3, "float64": 1e-9}
@@ -22,9 +24,10 @@ class LossRoots:
     """Vectors u [r, m, ...] with Λ_i = Σ_r u_ri u_riᵀ, the Hessian of each point's loss in its
     outputs, weights and masks included.
 
-    Up to 32 outputs by the eigenvectors of Λ_i: for a cross entropy the expectation over all
-    labels. Above, u is drawn, four times a point, with E[u uᵀ] = Λ_i: labels from
-    a softmax, or signs where the outputs do not meet in the loss.
+    Up to 32 outputs by the eigenvectors of Λ_i, for a cross entropy the expectation over all
+    labels; in float32 without those that are less than 1e-4 of the trace together. Above, u is
+    drawn, four times a point, with E[u uᵀ] = Λ_i: labels from a softmax, or signs where the outputs
+    do not meet in the loss.
 
     Args:
         model: gives ``example_losses``, ``num_outputs`` and ``dtype``.
@@ -90,10 +93,9 @@ class LossRoots:
         values, vectors = tf.linalg.eigh((matrices + tf.linalg.matrix_transpose(matrices)) / 2)
         kept = tf.nn.relu(values)
         roots = tf.transpose(vectors * tf.sqrt(kept)[:, tf.newaxis], [2, 0, 1])
-        # From the largest to the smallest, those that are but rounding of the others left out.
-        masses = tf.reduce_sum(kept, axis=0)
-        tails = tf.cumsum(masses)
-        counted = tails > np.finfo(logits.dtype.as_numpy_dtype).eps * tails[-1]
+        # From the largest to the smallest, those left out that add next to nothing to the others.
+        tails = tf.cumsum(tf.reduce_sum(kept, axis=0))
+        counted = tails > _LEFT_OUT[self._model.dtype.name] * tails[-1]
         number = tf.reduce_sum(tf.cast(counted, tf.int32))
         roots = tf.reshape(roots[::-1][:number], [number, *tf.unstack(shape)])
         return roots, tf.stack([tf.reduce_sum(kept - values), tf.reduce_sum(tf.abs(values))])

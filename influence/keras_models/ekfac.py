@@ -145,7 +145,7 @@ def _refused(path) -> Iterator[None]:
 def _content(model, scans, seed):
     """SHA-256 of all variables, data and settings."""
     train = model.train
-    model.scans  # loads θ
+    model._load()
     if isinstance(train, Stream):
         data = [np.array([train.checksum, len(train)])]
     else:

@@ -15,16 +15,26 @@ from influence.curvature.ekfac import Places
 from influence.data.batches import number_of_rows, spec_of, take_rows
 from influence.data.types import Tensors
 from influence.data.vectors import flatten
-from influence.keras_models.layer_factors import EmbeddingFactors, LayerFactors, LinearFactors
+from influence.keras_models.layer_factors import (
+    EmbeddingFactors,
+    LayerFactors,
+    LinearFactors,
+    ScaleFactors,
+)
 from influence.keras_models.network import KerasNetwork
 
-# Layers whose parameters are a matrix, where their ``call`` is that of Keras.
-_LINEAR = (
-    keras.layers.Dense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
+# What the variables of a kind of layer are called.
+_LINEAR, _SCALE = ("_kernel", "bias"), ("gamma", "beta")
+_NAMES: dict[type, tuple[str, ...]] = {
+    keras.layers.Dense: _LINEAR,
+    keras.layers.Conv1D: _LINEAR,
+    keras.layers.Conv2D: _LINEAR,
+    keras.layers.Conv3D: _LINEAR,
+    keras.layers.Embedding: ("_embeddings",),
+    keras.layers.BatchNormalization: _SCALE,
+    keras.layers.LayerNormalization: _SCALE,
+    keras.layers.GroupNormalization: _SCALE,
+}
 # Points that it is tried out with, and how far gradients may then be from TensorFlow's.
 _TRIED = 3
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
@@ -52,19 +62,24 @@ class Captured:
         """Of each layer, those of the sum of ``along`` [m, ...] times the logits."""
         zero = tf.UnconnectedGradients.ZERO
         slopes = self.tape.gradient(self.logits, self.sums, along, zero)
+
+        def of_call(layer, sums, slope):
+            # Of a shape that some gradients do not know of themselves.
+            return layer.slopes(tf.ensure_shape(tf.convert_to_tensor(slope), sums.shape))
+
         return [
-            tf.concat([layer.slopes(tf.convert_to_tensor(each)) for each in parts], axis=1)
-            for layer, parts in zip(self.layers, slopes)
+            tf.concat([of_call(layer, *pair) for pair in zip(sums, own)], axis=1)
+            for layer, sums, own in zip(self.layers, self.sums, slopes)
         ]
 
 
 class LayerCapture:
     """The layers that can be taken apart, and the chosen variables that are in none of them.
 
-    Dense layers, convolutions without groups, and embeddings, wherever they are in the model and
-    however often they are called; which is tried out on a few points: where the gradient of each
-    is not TensorFlow's, as in a layer whose weights are used elsewhere, too, or that is called
-    inside a loop, it is not one of them.
+    Dense layers, convolutions without groups, embeddings and normalisations, wherever they are in
+    the model and however often they are called. It is tried out on a few points: a layer whose
+    gradient is not TensorFlow's, because its weights are used elsewhere, too, or it is called
+    inside a loop, is not one of them.
 
     Args:
         model: a ``KerasModel``.
@@ -115,20 +130,20 @@ class LayerCapture:
         return [self._at[place.start] for place in places]
 
     def _factors_of(self, layer) -> LayerFactors | None:
-        embeds = isinstance(layer, keras.layers.Embedding)
-        kernel = getattr(layer, "_embeddings" if embeds else "_kernel", None)
-        pair = [kernel, getattr(layer, "bias", None)]
-        there = [self._places.get(id(variable)) for variable in pair]
-        places = tuple(place for place in there if place is not None)
+        names = next((_NAMES[kind] for kind in _NAMES if isinstance(layer, kind)), ())
+        variables = [getattr(layer, name, None) for name in names]
+        there = [v if id(v) in self._places else None for v in variables]
+        places = tuple(self._places[id(v)] for v in there if v is not None)
         if not places:
             return None
-        if embeds:
+        if isinstance(layer, keras.layers.Embedding):
             return EmbeddingFactors(layer, places)
-        if not isinstance(layer, _LINEAR) or getattr(layer, "groups", 1) != 1:
+        if names is _SCALE:
+            return ScaleFactors(layer, places, self._network.state, *there)
+        last = getattr(layer, "data_format", "channels_last") == "channels_last"
+        if not last or getattr(layer, "groups", 1) != 1:
             return None
-        if getattr(layer, "data_format", "channels_last") != "channels_last":
-            return None
-        return LinearFactors(layer, places, *(place is not None for place in there))
+        return LinearFactors(layer, places, *(v is not None for v in there))
 
     def _keep_faithful(self) -> None:
         """Leave the layers whose gradients are TensorFlow's, of each of a few points."""
@@ -174,9 +189,7 @@ class _Call:
 
 
 @contextlib.contextmanager
-def _recorded(
-    layers: Sequence[LayerFactors], calls: dict[int, list[_Call]]
-) -> Iterator[None]:
+def _recorded(layers: Sequence[LayerFactors], calls: dict[int, list[_Call]]) -> Iterator[None]:
     """The calls of the layers are written down. Keras has no hook for it, so that meanwhile each
     layer has a ``call`` and an activation of its own, which do as before."""
 

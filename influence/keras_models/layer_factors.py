@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -49,8 +50,9 @@ class LayerFactors(abc.ABC):
         """[m, t, …], of what the layer is called with [m, ...]."""
 
     def slopes(self, slopes: tf.Tensor) -> tf.Tensor:
-        """[m, t, b], of those of the layer's sums [m, ..., b]."""
-        return tf.reshape(slopes, [-1, np.prod(slopes.shape[1:-1], dtype=int), self.shape[1]])
+        """[m, t, b], of those of the layer's sums [m, ...]."""
+        positions = slopes.shape[1:].num_elements() // self.shape[1]
+        return tf.reshape(slopes, [-1, positions, self.shape[1]])
 
     @abc.abstractmethod
     def gradients(self, inputs: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
@@ -186,6 +188,38 @@ class EmbeddingFactors(LayerFactors):
         return tf.transpose(tf.map_fn(of_direction, tf.transpose(directions, [2, 0, 1])))
 
 
+class ScaleFactors(LayerFactors):
+    """A normalisation: Σ_t x̂_t g_t of its scale γ and Σ_t g_t of its offset β, number by number,
+    with x̂ what it makes of its inputs where γ is 1 and β is 0.
+
+    Args:
+        state: of the network, as for a stateless scope.
+        scale, offset: γ and β, where they are chosen.
+    """
+
+    kronecker = False
+
+    def __init__(
+        self, layer: Any, places: Places, state: Callable[[], list[Any]], scale: Any, offset: Any
+    ) -> None:
+        self._state, self._scale, self._offset = state, scale, offset
+        numbers = [int(np.prod(v.shape)) for v in (scale, offset) if v is not None]
+        super().__init__(layer, places, (len(numbers), numbers[0]))
+
+    def inputs(self, x: tf.Tensor) -> tf.Tensor:
+        plain = [(v, tf.ones(v.shape, x.dtype)) for v in [self._scale] if v is not None]
+        beta = getattr(self.layer, "beta", None)
+        plain += [(v, tf.zeros(v.shape, x.dtype)) for v in [beta] if v is not None]
+        with keras.StatelessScope([*self._state(), *plain]):
+            normalised = self.slopes(self.layer.call(x))
+        parts = [normalised] * (self._scale is not None)
+        parts += [tf.ones_like(normalised)] * (self._offset is not None)
+        return tf.stack(parts, axis=2)
+
+    def gradients(self, inputs: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(inputs * slopes[:, :, tf.newaxis], axis=1)
+
+
 def gram(rows: tf.Tensor) -> tf.Tensor:
     """Σ r rᵀ over all but the last axis."""
     flat = tf.reshape(rows, [-1, rows.shape[-1]])
@@ -222,7 +256,9 @@ def _padding(padding, length, width, stride):
     """Zeros before and after an axis."""
     if padding == "causal":
         return [width - 1, 0]
-    total = 0 if padding == "valid" else max(0, (-(-length // stride) - 1) * stride + width - length)
+    total = (
+        0 if padding == "valid" else max(0, (-(-length // stride) - 1) * stride + width - length)
+    )
     return [total // 2, total - total // 2]
 
 

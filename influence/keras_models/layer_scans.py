@@ -24,8 +24,8 @@ from influence.keras_models.layer_capture import LayerCapture
 from influence.keras_models.layer_factors import gram
 from influence.keras_models.network import KerasNetwork
 
-# Numbers that the inputs of all layers may have at a time: 16 MB in float32.
-_NUMBERS = 2**22
+# Numbers that the inputs of all layers may have at a time: 8 MB in float32.
+_NUMBERS = 2**21
 # Points that the kind of the loss is looked up at.
 _TRIED = 8
 
@@ -213,9 +213,7 @@ class LayerScans:
 
         number = tf.shape(roots)[0]
         # One after the other: the batches are what runs side by side.
-        sums = tf.while_loop(
-            lambda i, _: i < number, add, (0, list(zeros)), parallel_iterations=1
-        )
+        sums = tf.while_loop(lambda i, _: i < number, add, (0, list(zeros)), parallel_iterations=1)
         return sums[1], health
 
     def _loss_slopes(self, logits, labels):
