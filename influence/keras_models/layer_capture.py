@@ -160,7 +160,8 @@ class LayerCapture:
 
         [spec] = spec_of((x,))
         compiled = tf.function(differences, input_signature=[spec]).get_concrete_function()
-        errors, sizes = np.moveaxis([tf.convert_to_tensor(d).numpy() for d in compiled(x)], 1, 0)
+        # [tried, layers] each.
+        errors, sizes = np.stack([each.numpy() for each in compiled(x)], axis=1)
         small = errors <= _TOLERANCE[self._model.dtype.name] * sizes
         self.layers = [layer for layer, fine in zip(self.layers, small.all(axis=0)) if fine]
 

@@ -58,8 +58,9 @@ class LayerFactors(abc.ABC):
     def gradients(self, inputs: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
         """[m, a, b]"""
 
-    def input_factor(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Σ over points and positions, [a, a], or its diagonal [a] where that is all."""
+    def input_factor(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """The sum over points, times their ``weights`` [m], and positions of a aᵀ: [a, a], or its
+        diagonal [a] where that is all."""
         raise NotImplementedError
 
     def in_basis(self, inputs: tf.Tensor, left: tf.Tensor | None = None) -> tf.Tensor:
@@ -120,8 +121,8 @@ class LinearFactors(LayerFactors):
     def gradients(self, inputs: tf.Tensor, slopes: tf.Tensor) -> tf.Tensor:
         return tf.matmul(inputs, slopes, transpose_a=True)
 
-    def input_factor(self, inputs: tf.Tensor) -> tf.Tensor:
-        return gram(inputs)
+    def input_factor(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        return gram(inputs * tf.sqrt(weights)[:, tf.newaxis, tf.newaxis])
 
     def in_basis(self, inputs: tf.Tensor, left: tf.Tensor | None = None) -> tf.Tensor:
         return tf.reshape(tf.reshape(inputs, [-1, self.shape[0]]) @ left, tf.shape(inputs))
@@ -165,9 +166,10 @@ class EmbeddingFactors(LayerFactors):
         units = tf.one_hot(inputs, self.shape[0], dtype=slopes.dtype)
         return tf.matmul(units, slopes, transpose_a=True)
 
-    def input_factor(self, inputs: tf.Tensor) -> tf.Tensor:
-        flat = tf.reshape(inputs, [-1])
-        return tf.math.bincount(flat, minlength=self.shape[0], maxlength=self.shape[0])
+    def input_factor(self, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        of_tokens = tf.broadcast_to(weights[:, tf.newaxis], tf.shape(inputs))
+        zero = tf.zeros(self.shape[0], weights.dtype)
+        return tf.tensor_scatter_nd_add(zero, inputs[..., tf.newaxis], of_tokens)
 
     # Without the gradients, most of whose rows are 0: each token of a point stands for its share
     # of what all that are the same have together.

@@ -23,6 +23,7 @@ from influence.data.vectors import flatten
 from influence.keras_models.layer_capture import LayerCapture
 from influence.keras_models.layer_factors import gram
 from influence.keras_models.network import KerasNetwork
+from influence.keras_models.weights import WeightedLabels
 
 # Numbers that the inputs of all layers may have at a time: 8 MB in float32.
 _NUMBERS = 2**21
@@ -60,8 +61,8 @@ class LayerScans:
         return LossRoots(self._model, self._model.logits(self._model.convert(x)), labels)
 
     def factors(self, points: PointTensors, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(Σ a aᵀ [a, a] or its diagonal [a], Σ g gᵀ [b, b]) of each Kronecker layer: g are slopes
-        along the roots of the loss's curvature.
+        """(Σ w a aᵀ [a, a] or its diagonal [a], Σ g gᵀ [b, b]) of each Kronecker layer: w are the
+        points' weights and g slopes along the roots of the loss's curvature.
 
         Raises:
             ValueError: the loss is not convex in the outputs.
@@ -126,13 +127,14 @@ class LayerScans:
         def of_batch(x, labels, rows):
             captured = self._capture.captured(x)
             inputs = [captured.inputs[i] for i in self._kronecker]
-            left = [layer.input_factor(each) for layer, each in zip(layers, inputs)]
+            weights = _weights(labels, dtype)
+            left = [layer.input_factor(each, weights) for layer, each in zip(layers, inputs)]
 
             def of_root(slopes):
                 return [gram(slopes[i]) for i in self._kronecker]
 
             right, health = self._over_roots(captured, labels, rows, seed, of_root, zeros[1])
-            return [tf.cast(each, dtype) for each in left], right, health
+            return left, right, health
 
         zeros = (
             [tf.zeros(layer.input_shape, dtype) for layer in layers],
@@ -255,6 +257,14 @@ class LayerScans:
             return tf.reduce_sum(tf.map_fn(of_root, roots), axis=0)
 
         return of_point
+
+
+def _weights(labels, dtype):
+    """Of the points, [m]: as many times each counts."""
+    if not isinstance(labels, WeightedLabels):
+        return tf.ones(number_of_rows(labels), dtype)
+    weights = tf.cast(labels.weights, dtype)
+    return tf.reduce_mean(tf.reshape(weights, [tf.shape(weights)[0], -1]), axis=1)
 
 
 def _rows(block, places):

@@ -278,10 +278,11 @@ class KerasModel(GenericNeuralNet):
         strict: bool = False,
     ) -> np.ndarray:
         """As for every model; up to 2,000 parameters the solves are with the matrix, because there
-        are as many of them as training points."""
-        if solver is None and self._scans_for(curvature) is not self.scans:
-            points = self.points.chosen(train_indices)
-            scores = self._scans_for(curvature).quadratic(points, curvature.inverse())
+        are as many of them as training points. With ``ekfac() + δ`` it is one pass over them."""
+        by_layer = self._layers_of(curvature)
+        if solver is None and by_layer is not None:
+            assert isinstance(curvature, EKFAC)
+            scores = by_layer.quadratic(self.points.chosen(train_indices), curvature.inverse())
             self._warn_unless_at_minimum(curvature)
             return scores
         if solver is None and self.num_parameters <= EXACT_SIZE:
@@ -299,11 +300,12 @@ class KerasModel(GenericNeuralNet):
         It leaves out what crosses layers. With a_t what a layer's parameters are multiplied by at
         its position t (a pixel, a token, a call of the layer), with a 1 for the bias, and g_t the
         slope there of the sum before the activation, a point's gradient is Σ_t a_t g_tᵀ. The
-        eigenvectors are those of the means over the points of Σ_t a_t a_tᵀ and Σ_t g_t g_tᵀ
-        (Grosse & Martens 2016); the eigenvalues are the diagonal of the layer's Gauss-Newton matrix
-        in their basis, the mean of the squares of the whole points' projected gradients, with g of
-        all labels in expectation (all outputs) up to 32 outputs, and of four draws a point above.
-        So of all matrices with these eigenvectors it is the nearest.
+        eigenvectors are those of the means over the (weighted) points of Σ_t a_t a_tᵀ and of
+        Σ_t g_t g_tᵀ (Grosse & Martens 2016). The eigenvalues are the diagonal of the layer's
+        Gauss-Newton matrix in their basis, the mean of the squares of the whole points' projected
+        gradients, so that of all matrices with these eigenvectors it is the nearest. The slopes g
+        are of all labels in expectation (all outputs) up to 32 outputs, in float32 but for 1e-4 of
+        the trace; above, of four draws a point.
 
         Dense layers, convolutions without groups and embeddings have such factors, shared layers
         too; all other parameters, such as those of normalisations, have the diagonal of the
@@ -340,10 +342,10 @@ class KerasModel(GenericNeuralNet):
             >>> model.self_influence(curvature=curvature).shape
             (20,)
         """
-        if ("ekfac", seed) not in self._at_theta or path is not None:
-            made = make_ekfac(self, self._make_layer_scans(), path, seed)
-            self._at_theta["ekfac", seed] = made
-        return self._at_theta["ekfac", seed]
+        key = f"ekfac {seed}"
+        if key not in self._at_theta or path is not None:
+            self._at_theta[key] = make_ekfac(self, self._make_layer_scans(), path, seed)
+        return self._at_theta[key]
 
     # Parameters: the variables and the compiled functions are shared by refits, θ is not.
 
@@ -426,10 +428,14 @@ class KerasModel(GenericNeuralNet):
         return ConjugateGradient(SOLVE_TOLERANCE[self.dtype.name])
 
     def _scans_for(self, curvature):
+        return self._layers_of(curvature) or self.scans
+
+    def _layers_of(self, curvature) -> LayerScans | None:
+        """The scans by layer, for an EK-FAC of these layers."""
         if not isinstance(curvature, EKFAC):
-            return self.scans
+            return None
         by_layer = self._make_layer_scans()
-        return by_layer if by_layer.fits(curvature) else self.scans
+        return by_layer if by_layer.fits(curvature) else None
 
     def _default_curvature(self):
         if self.damping == 0:

