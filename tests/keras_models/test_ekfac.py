@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from influence import ConjugateGradient, Exact, KerasModel
 from influence.curvature.ekfac import DiagonalBlock, KroneckerBlock
@@ -266,7 +267,14 @@ def test_nested_and_subclassed_models():
     train = case.model.train.x, case.model.train.labels
     other = KerasModel(network, train, LOSSES["cross entropy"][0])
     np.testing.assert_allclose(other.ekfac().dense(), case.model.ekfac().dense(), atol=1e-12)
-    # One of its layers alone, and of that the bias alone: a corner of the whole.
+    # The last layer alone, on what the others make of the points.
+    last = KerasModel(
+        case.model._network.model, train, LOSSES["cross entropy"][0], variables=case.stages[-1]
+    )
+    size = last.num_parameters
+    whole = case.model.ekfac().dense()
+    np.testing.assert_allclose(last.ekfac().dense(), whole[-size:, -size:], atol=1e-12)
+    # One of its layers alone, and of that the bias alone.
     for variables in (case.stages[0], case.stages[0].bias):
         part = KerasModel(network, train, LOSSES["cross entropy"][0], variables=variables)
         assert part.ekfac().shape[0] == part.num_parameters
@@ -513,7 +521,9 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 
 def test_refits_share_what_is_compiled():
-    model = make("dense", "squared error").model
+    random = np.random.default_rng(0)
+    x, y = random.random((9, 4)), random.random((9, 2))
+    model = linear(x, y, 2)
     scans = model._make_layer_scans()
     for theta in (model.parameters, model.parameters + 0.1):
         moved = model.with_parameters(theta)
@@ -522,13 +532,29 @@ def test_refits_share_what_is_compiled():
         assert moved.ekfac() is not model.ekfac()
         moved.self_influence(curvature=curvature)
         for m in (1, 2):
-            x, y = model.train.x[:m], model.train.labels[:m]
-            moved.influence_on_loss(x, y, curvature=curvature)
+            moved.influence_on_loss(x[:m], y[:m], curvature=curvature)
         assert moved._make_layer_scans() is scans
-    fewer = model.refit(without=[1])
-    assert fewer.ekfac().num_examples == N - 1
+    assert model.refit(without=[1]).ekfac().num_examples == 8
     assert len(scans._compiled) == 4
     assert {f.experimental_get_tracing_count() for f in scans._compiled.values()} == {1}
+
+
+def test_a_stream_is_as_its_points(tmp_path):
+    model = make("dense").model
+    x, y = model.train.x, model.train.labels
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(3)
+    network, loss = model._network.model, LOSSES["cross entropy"][0]
+    stream = KerasModel(network, dataset, loss)
+    curvature = stream.ekfac(path=tmp_path / "factors.h5") + 0.1
+    np.testing.assert_allclose(curvature.dense(), (model.ekfac() + 0.1).dense(), atol=1e-12)
+    settings = {"curvature": curvature}
+    ours, truth = (each.self_influence(**settings) for each in (stream, model))
+    np.testing.assert_allclose(ours, truth, rtol=1e-10)
+    ours, truth = (each.influence_on_loss(x[:2], y[:2], **settings) for each in (stream, model))
+    np.testing.assert_allclose(ours, truth, atol=1e-12)
+    few = KerasModel(network, dataset.skip(1), loss)
+    with pytest.raises(ValueError, match="holds no EK-FAC of this model"):
+        few.ekfac(path=tmp_path / "factors.h5")
 
 
 def test_other_solvers_take_it_as_any_operator():
