@@ -28,6 +28,7 @@ class OwnInverse:
     Examples:
         >>> import numpy as np
         >>> from influence.curvature.ekfac import EKFAC, DiagonalBlock
+        >>> from influence.solvers.own_inverse import OwnInverse
         >>> operator = EKFAC([DiagonalBlock((slice(0, 2),), np.array([1.0, 4.0]))], num_examples=1)
         >>> OwnInverse().solve(operator, [1.0, 1.0]).x.tolist()
         [1.0, 0.25]
