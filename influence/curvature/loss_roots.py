@@ -13,7 +13,8 @@ from influence.curvature.modes import REVERSE
 EXACT_OUTPUTS = 32
 # Draws of a point where u is drawn.
 DRAWS = 4
-# Of the trace of the Λ of a batch: what may be left out of it, as each u takes a pass.
+# Of the trace of the Λ of a batch: what may be left out of it, as each u takes a pass; where a
+# network is sure of most points, many of them.
 _LEFT_OUT = {"float32": 1e-4, "float64": 1e-14}
 # How far a form of Λ may be from Λ on a few points, relative, to be taken for it; and the part of
 # it that may be negative. Both are but rounding.
@@ -54,9 +55,9 @@ class LossRoots:
 
     def __call__(
         self, logits: tf.Tensor, labels: Any, rows: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """(u [r, m, ...], [negative, absolute] sum of Λ's eigenvalues as far as they are known), of
-        a batch, traceable.
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(u [r, k, ...], the k of the m points that count, the sums of Λ's [negative, absolute]
+        eigenvalues as far as they are known), of a batch, traceable.
 
         Args:
             logits: [m, ...].
@@ -93,12 +94,16 @@ class LossRoots:
         values, vectors = tf.linalg.eigh((matrices + tf.linalg.matrix_transpose(matrices)) / 2)
         kept = tf.nn.relu(values)
         roots = tf.transpose(vectors * tf.sqrt(kept)[:, tf.newaxis], [2, 0, 1])
-        # From the largest to the smallest, those left out that add next to nothing to the others.
-        tails = tf.cumsum(tf.reduce_sum(kept, axis=0))
-        counted = tails > _LEFT_OUT[self._model.dtype.name] * tails[-1]
-        number = tf.reduce_sum(tf.cast(counted, tf.int32))
-        roots = tf.reshape(roots[::-1][:number], [number, *tf.unstack(shape)])
-        return roots, tf.stack([tf.reduce_sum(kept - values), tf.reduce_sum(tf.abs(values))])
+        # From the largest to the smallest; and not those, nor points, that add next to nothing.
+        left_out = _LEFT_OUT[self._model.dtype.name] / 2
+        number = _counted(tf.reduce_sum(kept, axis=0), left_out)
+        masses = tf.reduce_sum(kept, axis=1)
+        order = tf.argsort(masses, stable=True)
+        chosen = tf.sort(order[-_counted(tf.gather(masses, order), left_out) :])
+        roots = tf.gather(roots[::-1][:number], chosen, axis=1)
+        roots = tf.reshape(roots, [number, tf.size(chosen), *logits.shape[1:]])
+        negative = tf.reduce_sum(kept - values)
+        return roots, chosen, tf.stack([negative, tf.reduce_sum(tf.abs(values))])
 
     def _signs(self, logits, labels, rows, seed):
         diagonal = self._curvature(logits, labels)(tf.ones_like(logits))
@@ -106,7 +111,7 @@ class LossRoots:
         signs = tf.reshape(2 * tf.round(uniform) - 1, [DRAWS, *tf.unstack(tf.shape(logits))])
         roots = signs * tf.sqrt(tf.nn.relu(diagonal)) / np.sqrt(DRAWS)
         negative = tf.reduce_sum(tf.nn.relu(-diagonal))
-        return roots, tf.stack([negative, tf.reduce_sum(tf.abs(diagonal))])
+        return roots, _all(rows), tf.stack([negative, tf.reduce_sum(tf.abs(diagonal))])
 
     def _drawn_labels(self, logits, labels, rows, seed):
         scale = self._softmax_scale(logits, labels)
@@ -119,7 +124,8 @@ class LossRoots:
         drawn = tf.minimum(tf.reduce_sum(tf.cast(below, tf.int32), axis=-1), classes - 1)
         slopes = tf.one_hot(drawn, classes, dtype=logits.dtype) - probabilities
         roots = tf.sqrt(tf.nn.relu(scale)) * slopes / np.sqrt(DRAWS)
-        return roots, tf.stack([tf.reduce_sum(tf.nn.relu(-scale)), tf.reduce_sum(tf.abs(scale))])
+        negative = tf.reduce_sum(tf.nn.relu(-scale))
+        return roots, _all(rows), tf.stack([negative, tf.reduce_sum(tf.abs(scale))])
 
     def _curvature(self, logits, labels):
         """v -> Λ_i v_i of every point."""
@@ -164,6 +170,18 @@ class LossRoots:
         product = self._curvature(level, labels)(along)
         over = tf.reduce_sum(tf.square(unscaled), axis=-1, keepdims=True)
         return tf.reduce_sum(product * unscaled, axis=-1, keepdims=True) / over
+
+
+def _counted(masses, left_out):
+    """How many of the last of ``masses``, from the smallest to the largest, make up all but
+    ``left_out``; one at least."""
+    sums = tf.cumsum(masses)
+    counted = tf.reduce_sum(tf.cast(sums > left_out * sums[-1], tf.int32))
+    return tf.maximum(counted, 1)
+
+
+def _all(rows):
+    return tf.range(tf.size(rows))
 
 
 def _softmax_curvature(probabilities, along):

@@ -17,6 +17,7 @@ from influence.data.batches import (
     number_of_rows,
     spec_of,
     sum_over_batches,
+    take_rows,
 )
 from influence.data.types import PointTensors, Tensors
 from influence.data.vectors import flatten
@@ -127,13 +128,15 @@ class LayerScans:
         def of_batch(x, labels, rows):
             captured = self._capture.captured(x)
             inputs = [captured.inputs[i] for i in self._kronecker]
+            roots, chosen, health = self._roots(captured.logits, labels, rows, seed)
             weights = _weights(labels, dtype)
             left = [layer.input_factor(each, weights) for layer, each in zip(layers, inputs)]
 
             def of_root(slopes):
                 return [gram(slopes[i]) for i in self._kronecker]
 
-            right, health = self._over_roots(captured, labels, rows, seed, of_root, zeros[1])
+            counted = self._capture.captured(take_rows(x, chosen))
+            right = self._over_roots(counted, roots, of_root, zeros[1])
             return left, right, health
 
         zeros = (
@@ -145,14 +148,16 @@ class LayerScans:
 
     def _traced_squares(self, points, seed, bases):
         def of_batch(x, labels, rows):
-            captured = self._capture.captured(x)
+            logits = self._model.logits(self._model.convert(x))
+            roots, chosen, _ = self._roots(logits, labels, rows, seed)
+            captured = self._capture.captured(take_rows(x, chosen))
             inputs, rotate = self._in_basis(captured.inputs, bases)
 
             def of_root(slopes):
                 parts = zip(self.layers, inputs, rotate(slopes))
                 return [layer.squares(own, slope) for layer, own, slope in parts]
 
-            squares, _ = self._over_roots(captured, labels, rows, seed, of_root, zeros[:-1])
+            squares = self._over_roots(captured, roots, of_root, zeros[:-1])
             rest = self._of_rest(self._rest_squares(seed), (x, labels, rows))
             return [*squares, tf.reduce_sum(rest, axis=0)]
 
@@ -205,9 +210,8 @@ class LayerScans:
 
         return inputs, rotate
 
-    def _over_roots(self, captured, labels, rows, seed, function, zeros):
-        """(Σ ``function(slopes)`` over the roots, what is known of their curvature)."""
-        roots, health = self._roots(captured.logits, labels, rows, seed)
+    def _over_roots(self, captured, roots, function, zeros):
+        """Σ ``function(slopes)`` over the roots."""
 
         def add(i, totals):
             new = function(captured.slopes(roots[i]))
@@ -216,7 +220,7 @@ class LayerScans:
         number = tf.shape(roots)[0]
         # One after the other: the batches are what runs side by side.
         sums = tf.while_loop(lambda i, _: i < number, add, (0, list(zeros)), parallel_iterations=1)
-        return sums[1], health
+        return sums[1]
 
     def _loss_slopes(self, logits, labels):
         """∂L/∂logits of every point."""
@@ -249,7 +253,7 @@ class LayerScans:
         def of_point(x, labels, rows):
             with tf.GradientTape(persistent=True) as tape:
                 logits = model.logits(model.convert(x))
-            roots, _ = self._roots(logits, labels, rows, seed)
+            roots, *_ = self._roots(logits, labels, rows, seed)
 
             def of_root(root):
                 return tf.square(flatten(tape.gradient(logits, variables, root, "zero")))
