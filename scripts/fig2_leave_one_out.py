@@ -187,6 +187,8 @@ def plot_network(results: Results) -> plt.Figure:
         for name, title in (("hessian", "Hessian"), ("gauss_newton", "Gauss-Newton"))
         for suffix, damping in dampings.items()
     }
+    if "cnn_ekfac_slope" in metrics:  # older runs have none
+        columns["ekfac"] = f"EK-FAC + {dampings['']:.2g}"
     columns["one_step"] = f"Newton step + {dampings['']:.2g}"
     # Then the panel of the paper has another curvature.
     indefinite = metrics["cnn_panel"]["ours"] != "hessian"

@@ -161,6 +161,7 @@ class Stream:
     Attributes:
         dataset: of (x, labels), where weighted labels are ``WeightedLabels``; ``held``, with a
             known number of batches.
+        checksum: of all rows.
     """
 
     scale = 1.0
@@ -186,7 +187,7 @@ class Stream:
         if self.weights_shape is not None:
             smallest, largest = self._ranges[-1]
             check_weight_range(smallest, largest, "sample_weight")
-        self.dataset = held(dataset, sums)
+        self.dataset, self.checksum = held(dataset, sums), int(sums[-1])
         self._rows = rows
         # A stream that is shuffled anew shows at its first batch already.
         self.first(1)

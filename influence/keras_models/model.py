@@ -12,23 +12,23 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from influence.curvature.ekfac import EKFAC
 from influence.curvature.modes import FORWARD
 from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator, MatrixOperator
 from influence.data.batches import (
     default_batch_size,
     number_of_rows,
 )
-from influence.data.types import Inputs, Tensors
+from influence.data.types import File, Inputs, Tensors
 from influence.data.vectors import flatten, split
 from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
 from influence.keras_models.checks import check_penalties, checked_outputs, warn_if_endless
 from influence.keras_models.data import Examples, Stream, range_of, training_points
 from influence.keras_models.derivatives import check_input_gradient, checked_derivatives
-from influence.keras_models.last_layer import (
-    LastLayerHessian,
-    LastLayerRemoval,
-    is_last_layer,
-)
+from influence.keras_models.ekfac import make_ekfac
+from influence.keras_models.last_layer import LastLayerHessian, LastLayerRemoval, is_last_layer
+from influence.keras_models.layer_gauss_newton import LayerGaussNewton
+from influence.keras_models.layer_scans import LayerScans
 from influence.keras_models.network import KerasNetwork
 from influence.keras_models.outputs import KerasLoss, numpy
 from influence.keras_models.points import KerasPoints
@@ -40,6 +40,7 @@ from influence.objective.removal import Removal
 from influence.objective.scans import Scans
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
+from influence.solvers.nystrom import NystromSolver
 from influence.solvers.solution import Solution, Solver
 
 # fit() stops at this gradient norm relative to that of the loss of a training point.
@@ -176,6 +177,8 @@ class KerasModel(GenericNeuralNet):
         self._is_last_layer = not isinstance(train, Stream) and is_last_layer(
             self, self.convert(self.points.sample(_PROBED)[0])
         )
+        # Made when they are asked for, once for all that share the network.
+        self._make_layer_scans = functools.cache(functools.partial(LayerScans, self, self._network))
 
     # The objective.
 
@@ -293,8 +296,14 @@ class KerasModel(GenericNeuralNet):
         strict: bool = False,
     ) -> np.ndarray:
         """As for every model; up to 2,000 parameters the solves are with the matrix, because there
-        are as many of them as training points. Of a dense layer that is the last, up to 10,000, in
-        closed form by one inverse and one scan."""
+        are as many of them as training points. With ``ekfac() + δ`` it is one pass over them; of a
+        dense layer that is the last, up to 10,000, one inverse and one pass."""
+        by_layer = self._layers_of(curvature)
+        if solver is None and by_layer is not None:
+            assert isinstance(curvature, EKFAC)
+            scores = by_layer.quadratic(self.points.chosen(train_indices), curvature.inverse())
+            self._warn_unless_at_minimum(curvature)
+            return scores
         exact = Exact() if solver is None else solver
         if self._is_last_layer and isinstance(exact, Exact):
             operator = self._default_curvature() if curvature is None else curvature
@@ -312,6 +321,61 @@ class KerasModel(GenericNeuralNet):
             solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
         )
 
+    def ekfac(self, *, path: File | None = None, seed: int = 0) -> EKFAC:
+        """The Gauss-Newton matrix by eigenvalue-corrected Kronecker factors, as an operator with an
+        inverse: ``curvature=model.ekfac() + δ`` gives scores without iterations, and
+        ``self_influence`` of all points in one pass (George et al. 2018, Grosse et al. 2023).
+
+        It leaves out what crosses layers. With a_t what a layer's parameters are multiplied by at
+        its position t (a pixel, a token, a call of the layer), with a 1 for the bias, and g_t the
+        slope there of the sum before the activation, a point's gradient is Σ_t a_t g_tᵀ. The
+        eigenvectors are those of the means over the (weighted) points of Σ_t a_t a_tᵀ and of
+        Σ_t g_t g_tᵀ (Grosse & Martens 2016). The eigenvalues are the diagonal of the layer's
+        Gauss-Newton matrix in their basis, the mean of the squares of the whole points' projected
+        gradients, so that of all matrices with these eigenvectors it is the nearest. The slopes g
+        are of all labels in expectation (all outputs) up to 32 outputs, in float32 but for 1e-4 of
+        the trace; above, of four draws a point.
+
+        Dense layers, convolutions without groups and embeddings have such factors, shared layers
+        too; all other parameters, such as those of normalisations, have the diagonal of the
+        Gauss-Newton matrix, which takes a pass for each point and output. The regulariser's Hessian
+        must be diagonal, and adds its diagonal in the basis.
+
+        Two passes over the data, in the memory of the layers' factors.
+
+        Args:
+            path: an HDF5 file that the passes are kept in, each as it ends, and read from later;
+                for these parameters, data and seed alone.
+            seed: of the draws.
+
+        Returns:
+            The same operator until the parameters change.
+
+        Raises:
+            ValueError: a loss that is not convex in the outputs or, of more than 32, neither a
+                cross entropy nor a sum over the outputs; a regulariser in which parameters meet; a
+                file of something else.
+
+        Examples:
+            >>> import keras
+            >>> import numpy as np
+            >>> from influence import KerasModel
+            >>> relu, linear = keras.layers.Dense(3, "relu"), keras.layers.Dense(2)
+            >>> network = keras.Sequential([keras.Input((4,)), relu, linear])
+            >>> x, y = np.random.default_rng(0).random((20, 4)), np.arange(20) % 2
+            >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            >>> model = KerasModel(network, (x, y), loss)
+            >>> curvature = model.ekfac() + 0.1
+            >>> model.influence_on_loss(x[:2], y[:2], curvature=curvature).shape
+            (2, 20)
+            >>> model.self_influence(curvature=curvature).shape
+            (20,)
+        """
+        key = f"ekfac {seed}"
+        if key not in self._at_theta or path is not None:
+            self._at_theta[key] = make_ekfac(self, self.layer_scans, path, seed)
+        return self._at_theta[key]
+
     # Parameters: the variables and the compiled functions are shared by refits, θ is not.
 
     @property
@@ -325,6 +389,16 @@ class KerasModel(GenericNeuralNet):
         self._assign(theta)
         self._theta = flatten(self.variables).numpy()
         self._own_variables()
+
+    def parameters_in(self, file: File) -> np.ndarray:
+        """θ [p] in a file of Keras of the same model: what ``keras.callbacks.ModelCheckpoint``
+        saves, ``.keras`` or ``.weights.h5`` (that of a model which ``keras.models.clone_model``
+        can clone).
+
+        Raises:
+            ValueError: it is of another model, or variables that are not in θ have other values.
+        """
+        return np.concatenate([value.ravel() for value in self._network.chosen_in(file)])
 
     def _own_variables(self) -> None:
         """Say that the variables hold this model's θ."""
@@ -397,10 +471,30 @@ class KerasModel(GenericNeuralNet):
         removal = LastLayerRemoval if self._is_last_layer else Removal
         return removal(self, solver, curvature, strict)
 
+    def _make_gauss_newton(self):
+        return LayerGaussNewton(self)
+
     def _solver_for(self, curvature):
         # No factor: a softmax with free biases has a direction without curvature, which conjugate
         # gradients never enter.
-        return ConjugateGradient(SOLVE_TOLERANCE[self.dtype.name])
+        solver = ConjugateGradient if self.num_parameters <= EXACT_SIZE else NystromSolver
+        return solver(SOLVE_TOLERANCE[self.dtype.name])
+
+    @property
+    def layer_scans(self) -> LayerScans:
+        """What is computed layer by layer, at this model's θ."""
+        self._load()
+        return self._make_layer_scans()
+
+    def _scans_for(self, curvature):
+        return self._layers_of(curvature) or self.scans
+
+    def _layers_of(self, curvature) -> LayerScans | None:
+        """The scans by layer, for an EK-FAC of these layers."""
+        if not isinstance(curvature, EKFAC):
+            return None
+        by_layer = self.layer_scans
+        return by_layer if by_layer.fits(curvature) else None
 
     def _default_curvature(self):
         if self.damping == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,7 @@ from influence.data.batches import default_batch_size
 from influence.data.dataset import Dataset, check_dataset, check_indices
 from influence.data.types import DType, File, Inputs, Loss, Order, PointTensors, Reduction
 from influence.data.vectors import flatten, split
+from influence.objective.datamodeling import DatamodelingScore, validate_on_subsets
 from influence.objective.minimum import warn_unless_at_minimum
 from influence.objective.points import Points
 from influence.objective.removal import Removal, influence_of_sets, influence_without
@@ -28,6 +29,7 @@ from influence.objective.targets import Target, influence_on
 from influence.objective.validation import Validation, validate
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
+from influence.solvers.own_inverse import OwnInverse
 from influence.solvers.solution import Solution, Solver
 
 # Up to this many parameters the whole matrix is cheaper than an iteration.
@@ -383,7 +385,7 @@ class GenericNeuralNet(abc.ABC):
         convex in the logits, even where the Hessian is not; the same object until the parameters
         change."""
         if "gauss_newton" not in self._at_theta:
-            self._at_theta["gauss_newton"] = GaussNewton(self)
+            self._at_theta["gauss_newton"] = self._make_gauss_newton()
         return self._at_theta["gauss_newton"]
 
     def inverse_hvp(
@@ -411,7 +413,7 @@ class GenericNeuralNet(abc.ABC):
                 f"curvature must be an operator on {self.num_parameters} parameters, not "
                 f"{operator.shape[0]}."
             )
-        solver = self._solver_for(curvature) if solver is None else solver
+        solver = self._default_solver(curvature) if solver is None else solver
         return solver.solve(operator, v, strict=strict)
 
     # Influences.
@@ -446,7 +448,8 @@ class GenericNeuralNet(abc.ABC):
             loss: "normal", the model's own; "adversarial", the log-probability of a wrong answer,
                 log(1 − p(y|x)), which rises, like the loss, as the model gets less sure of y.
             solver: ``Exact()``, ``ConjugateGradient()``, ``Lissa()``; None is ``Exact()`` up to
-                2,000 parameters and conjugate gradients above.
+                2,000 parameters and conjugate gradients above, and for a curvature that knows its
+                inverse, as EK-FAC, that one.
             curvature: the operator that stands for H; None is ``hessian()``, with its damping
                 where a model has one. Away from an optimum
                 ``hessian() + δ`` or ``gauss_newton() + δ`` (δ is the paper's damping).
@@ -492,7 +495,7 @@ class GenericNeuralNet(abc.ABC):
             raise ValueError(f'order must be "first" or "newton", not {order!r}.')
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
-        scores = self._removal(self.points.chosen(train_indices), s_test)
+        scores = self._removal(self.points.chosen(train_indices), s_test, curvature)
         self._warn_unless_at_minimum(curvature)
         return scores
 
@@ -646,7 +649,7 @@ class GenericNeuralNet(abc.ABC):
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         self._warn_unless_at_minimum(curvature)
-        return self._removal(points, s_test)
+        return self._removal(points, s_test, curvature)
 
     def influence_input_gradient(
         self,
@@ -697,34 +700,76 @@ class GenericNeuralNet(abc.ABC):
         self._warn_unless_at_minimum(curvature)
         return np.concatenate(result)
 
+    @overload
     def validate(
         self,
         x_test: Inputs,
         y_test: ArrayLike,
         points: int = 20,
         *,
+        measure: Literal["leave-one-out"] = "leave-one-out",
+        subsets: int = 30,
         order: Literal["first", "newton"] = "first",
         solver: Solver | None = None,
         curvature: HessianOperator | None = None,
         checkpoint: File | None = None,
         progress: bool = False,
-    ) -> Validation:
+    ) -> Validation: ...
+
+    @overload
+    def validate(
+        self,
+        x_test: Inputs,
+        y_test: ArrayLike,
+        points: int = 20,
+        *,
+        measure: Literal["datamodeling"],
+        subsets: int = 30,
+        order: Literal["first", "newton"] = "first",
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        checkpoint: File | None = None,
+        progress: bool = False,
+    ) -> DatamodelingScore: ...
+
+    def validate(
+        self,
+        x_test: Inputs,
+        y_test: ArrayLike,
+        points: int = 20,
+        *,
+        measure: Literal["leave-one-out", "datamodeling"] = "leave-one-out",
+        subsets: int = 30,
+        order: Literal["first", "newton"] = "first",
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        checkpoint: File | None = None,
+        progress: bool = False,
+    ) -> Validation | DatamodelingScore:
         """Refit without the most influential points: can the scores be trusted on this model?
 
         See ``Validation`` for how to read the answer. Where the model cannot be refitted without a
         point (the only one of its class), the next most influential takes its place.
 
+        With ``measure="datamodeling"`` it is refitted to random halves of the training points
+        instead, and the scores of the others are held against the test losses: the answer is a
+        ``DatamodelingScore``. (``linear_datamodeling_score`` trains by your own recipe.)
+
         Args:
-            x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
+            x_test, y_test: [m] test points; what is predicted is the change of their mean loss,
+                or, for halves, of each.
             points: k, those with the largest |influence|; every one costs a refit.
-            order, solver, curvature: as in ``influence_on_loss``.
+            measure: "leave-one-out", or "datamodeling".
+            subsets: of "datamodeling"; every one costs a refit.
+            order, solver, curvature: as in ``influence_on_loss``; half of the points is no small
+                removal, so that with "datamodeling" "newton" is one step without all of them.
             checkpoint: a file that every finished refit is saved to, and read from after a kill or
-                for more ``points``; the numbers are the same.
+                for more ``points`` or ``subsets``; the numbers are the same.
             progress: show a progress bar.
 
         Raises:
             ValueError: ``points`` is not in 2..n, all predicted changes are the same, or fewer than
-                two refits can be done.
+                two refits can be done; for halves, the model cannot be refitted to one.
 
         Warns:
             UserWarning: which refits cannot be done, and why; where there is no correlation, why.
@@ -739,17 +784,18 @@ class GenericNeuralNet(abc.ABC):
             >>> validation.predicted.round(2).tolist(), validation.actual.round(2).tolist()
             ([-0.27, 0.09, 0.09], [-0.39, 0.11, 0.11])
         """
-        return validate(
-            self,
-            x_test,
-            y_test,
-            points,
-            order=order,
-            solver=solver,
-            curvature=curvature,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        settings: dict[str, Any] = {
+            "order": order,
+            "solver": solver,
+            "curvature": curvature,
+            "checkpoint": checkpoint,
+            "progress": progress,
+        }
+        if measure == "datamodeling":
+            return validate_on_subsets(self, x_test, y_test, subsets, **settings)
+        if measure != "leave-one-out":
+            raise ValueError(f'measure must be "leave-one-out" or "datamodeling", not {measure!r}.')
+        return validate(self, x_test, y_test, points, **settings)
 
     # How it is done.
 
@@ -761,6 +807,9 @@ class GenericNeuralNet(abc.ABC):
 
     def _make_hessian(self) -> HessianOperator:
         return AutodiffHessian(self)
+
+    def _make_gauss_newton(self) -> HessianOperator:
+        return GaussNewton(self)
 
     def _make_removal(self, solver=None, curvature=None, strict=False) -> Removal:
         return Removal(self, solver, curvature, strict)
@@ -789,8 +838,12 @@ class GenericNeuralNet(abc.ABC):
         """An operator that approximates H⁻¹ for conjugate gradients, or None."""
         return None
 
+    def _default_solver(self, curvature: HessianOperator | None) -> Solver:
+        """The solver where none was asked for: an operator's own inverse, if it has one."""
+        return OwnInverse() if hasattr(curvature, "inverse") else self._solver_for(curvature)
+
     def _solver_for(self, curvature):
-        """The solver where none was asked for."""
+        """The solver for an operator without an inverse of its own."""
         if self.num_parameters <= EXACT_SIZE:
             return self._exact
         # The preconditioner is of the model's own Hessian.
@@ -801,16 +854,20 @@ class GenericNeuralNet(abc.ABC):
     def _exact(self) -> Exact:
         return Exact()
 
-    def _removal(self, points, s_test) -> np.ndarray:
+    def _removal(self, points, s_test, curvature=None) -> np.ndarray:
         """(1/n)(s_testᵀ∇L(z) + s_testᵀ∇regularization) for s_test [p] or [p, m]: [q] or [m, q]."""
         block = s_test.reshape(len(s_test), -1)
         columns = tf.constant(block, self.dtype)
-        along = self.scans.directional_derivatives(points, columns).T
+        along = self._scans_for(curvature).directional_derivatives(points, columns).T
         regularizer = self._removed_regularizer(block) * self._removed_shares(points)
         if np.any(regularizer):
             along = along + regularizer
         influence = along / len(self.train)
         return influence.astype(self.dtype, copy=False).reshape(s_test.shape[1:] + (-1,))
+
+    def _scans_for(self, curvature: HessianOperator | None) -> Any:
+        """What has the fastest ``directional_derivatives``, of scores by a curvature."""
+        return self.scans
 
     def _removed_regularizer(self, block):
         """The regulariser's share of a removal along each column of ``block`` [p, m]: [m, 1]."""

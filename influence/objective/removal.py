@@ -15,6 +15,7 @@ from influence.data.types import Inputs, Loss, Order, PointTensors, Reduction
 from influence.objective.sets import Sets
 from influence.solvers.downdate import Downdated, rows_of_gram, scaled_rows
 from influence.solvers.exact import Exact
+from influence.solvers.own_inverse import OwnInverse
 from influence.solvers.semidefinite import RangeInverse
 from influence.solvers.solution import Solver, SolverError
 
@@ -190,7 +191,9 @@ class Removal:
         if self._asked_solver is not None:
             return self._asked_solver
         model = self._model
-        solver = model._solver_for(self._asked)
+        solver = model._default_solver(self._asked)
+        if isinstance(solver, OwnInverse):
+            return solver
         many = self._widths(sets).sum() >= model.num_parameters
         return model._exact if many and model.num_parameters <= MAX_DENSE_SIZE else solver
 

@@ -18,6 +18,7 @@ from influence.solvers.preconditioners import InverseMatrix
 from influence.solvers.solution import SolverError, SolverWarning
 from scripts.loaders.mnist import Mnist
 from scripts.report.experiment import Results
+from scripts.steps.cnn_keras import as_keras
 from scripts.steps.cnn_training import SEED, first_images, trained
 
 # The stand-in has fewer images, with as many passes over them, and fewer points. With 275 images
@@ -70,6 +71,10 @@ def add_network(results: Results, config, mnist: Mnist, folder: Path) -> None:
                 predicted[name + suffix] = model.influence_on_loss(
                     *test, solver=solver, curvature=operator + damping
                 )[0]
+    # What does without solves, and without what crosses layers.
+    predicted["ekfac"] = model.influence_on_loss(
+        *test, curvature=as_keras(model).ekfac() + config.cnn_damping
+    )[0]
     if panel != "hessian":
         print(
             f"The network's Hessian + {config.cnn_damping:g} is not positive definite (smallest "

@@ -286,9 +286,9 @@ def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, capsys):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == PNG
     assert not (tmp_path / f"{fig2.NAME}.cnn").exists()
     # A damping that is the paper's own is drawn once.
-    assert len(titles_of_network(results)) == 5
+    assert len(titles_of_network(results)) == 6
     metrics["cnn_chosen_damping"] = metrics["cnn_damping"]
-    once = ["Hessian + 0.01", "Gauss-Newton + 0.01", "Newton step + 0.01"]
+    once = ["Hessian + 0.01", "Gauss-Newton + 0.01", "EK-FAC + 0.01", "Newton step + 0.01"]
     assert titles_of_network(results) == once
 
     metrics = run(long.NAME, long.LongConfig, long.compute, long.plot, options).metrics
