@@ -35,6 +35,7 @@ from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
 from influence.objective.minimum import point_gradient_norm
 from influence.objective.scans import Scans
 from influence.solvers.conjugate_gradient import ConjugateGradient
+from influence.solvers.nystrom import NystromSolver
 from influence.solvers.solution import Solution, Solver
 
 # fit() stops at this gradient norm relative to that of the loss of a training point.
@@ -423,7 +424,8 @@ class KerasModel(GenericNeuralNet):
     def _solver_for(self, curvature):
         # No factor: a softmax with free biases has a direction without curvature, which conjugate
         # gradients never enter.
-        return ConjugateGradient(SOLVE_TOLERANCE[self.dtype.name])
+        solver = ConjugateGradient if self.num_parameters <= EXACT_SIZE else NystromSolver
+        return solver(SOLVE_TOLERANCE[self.dtype.name])
 
     def _scans_for(self, curvature):
         if not isinstance(curvature, EKFAC):
