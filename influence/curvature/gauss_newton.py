@@ -94,18 +94,20 @@ class GaussNewton(AutodiffHessian):
         x, labels = points
         model = self._model
         converted = model.convert(x)
-        logits = model.logits(converted)
+        curvatures = self._curvatures(model.logits(converted), labels)
+        return model.output_jacobians(converted), curvatures
+
+    def _curvatures(self, logits, labels):
+        """Λ_i of every point of a batch, [m, c, c]."""
         shape = tf.shape(logits)
         size, outputs = shape[0], int(np.prod(logits.shape[1:]))
-
         curvature = self._loss_curvature(logits, labels)
 
         def of_output(output):
             along = tf.reshape(tf.one_hot(tf.fill([size], output), outputs), shape)
             return tf.reshape(curvature(tf.cast(along, self.dtype)), [size, outputs])
 
-        curvatures = tf.stack([of_output(output) for output in range(outputs)], axis=1)
-        return model.output_jacobians(converted), curvatures
+        return tf.stack([of_output(output) for output in range(outputs)], axis=1)
 
     def _jacobian_product(self, x, labels):
         """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""

@@ -26,6 +26,7 @@ from influence.keras_models.checks import check_penalties, checked_outputs, warn
 from influence.keras_models.data import Examples, Stream, range_of, training_points
 from influence.keras_models.derivatives import check_input_gradient, checked_derivatives
 from influence.keras_models.ekfac import make_ekfac
+from influence.keras_models.layer_gauss_newton import LayerGaussNewton
 from influence.keras_models.layer_scans import LayerScans
 from influence.keras_models.network import KerasNetwork
 from influence.keras_models.outputs import KerasLoss, numpy
@@ -342,7 +343,7 @@ class KerasModel(GenericNeuralNet):
             (20,)
         """
         if ("ekfac", seed) not in self._at_theta or path is not None:
-            made = make_ekfac(self, self._make_layer_scans(), path, seed)
+            made = make_ekfac(self, self.layer_scans, path, seed)
             self._at_theta["ekfac", seed] = made
         return self._at_theta["ekfac", seed]
 
@@ -421,16 +422,24 @@ class KerasModel(GenericNeuralNet):
             )
         return super()._make_hessian()
 
+    def _make_gauss_newton(self):
+        return LayerGaussNewton(self)
+
     def _solver_for(self, curvature):
         # No factor: a softmax with free biases has a direction without curvature, which conjugate
         # gradients never enter.
         solver = ConjugateGradient if self.num_parameters <= EXACT_SIZE else NystromSolver
         return solver(SOLVE_TOLERANCE[self.dtype.name])
 
+    @property
+    def layer_scans(self) -> LayerScans:
+        """What is computed layer by layer, at the θ that the variables hold."""
+        return self._make_layer_scans()
+
     def _scans_for(self, curvature):
         if not isinstance(curvature, EKFAC):
             return self.scans
-        by_layer = self._make_layer_scans()
+        by_layer = self.layer_scans
         return by_layer if by_layer.fits(curvature) else self.scans
 
     def _default_curvature(self):

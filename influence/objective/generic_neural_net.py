@@ -384,7 +384,7 @@ class GenericNeuralNet(abc.ABC):
         convex in the logits, even where the Hessian is not; the same object until the parameters
         change."""
         if "gauss_newton" not in self._at_theta:
-            self._at_theta["gauss_newton"] = GaussNewton(self)
+            self._at_theta["gauss_newton"] = self._make_gauss_newton()
         return self._at_theta["gauss_newton"]
 
     def inverse_hvp(
@@ -763,6 +763,9 @@ class GenericNeuralNet(abc.ABC):
 
     def _make_hessian(self) -> HessianOperator:
         return AutodiffHessian(self)
+
+    def _make_gauss_newton(self) -> HessianOperator:
+        return GaussNewton(self)
 
     def _make_removal(self, solver=None, curvature=None, strict=False) -> Removal:
         return Removal(self, solver, curvature, strict)

@@ -53,6 +53,4 @@ class OwnInverse:
                 strict,
             )
         k = v.shape[1]
-        return finish(
-            vector, Solution(x, residual, np.zeros(k, int), converged, np.zeros(k, bool))
-        )
+        return finish(vector, Solution(x, residual, np.zeros(k, int), converged, np.zeros(k, bool)))
