@@ -174,7 +174,9 @@ class _Call:
 
 
 @contextlib.contextmanager
-def _recorded(layers: Sequence[LayerFactors], calls: dict[int, list[_Call]]) -> Iterator[None]:
+def _recorded(
+    layers: Sequence[LayerFactors], calls: dict[int, list[_Call]]
+) -> Iterator[None]:
     """The calls of the layers are written down. Keras has no hook for it, so that meanwhile each
     layer has a ``call`` and an activation of its own, which do as before."""
 

@@ -222,9 +222,7 @@ def _padding(padding, length, width, stride):
     """Zeros before and after an axis."""
     if padding == "causal":
         return [width - 1, 0]
-    total = (
-        0 if padding == "valid" else max(0, (-(-length // stride) - 1) * stride + width - length)
-    )
+    total = 0 if padding == "valid" else max(0, (-(-length // stride) - 1) * stride + width - length)
     return [total // 2, total - total // 2]
 
 

@@ -1,4 +1,4 @@
-"""The Gauss-Newton matrix of a network of dense and convolutional layers, for wide blocks."""
+"""The Gauss-Newton matrix of a network, by its layers: what makes products of wide blocks cheap."""
 
 from __future__ import annotations
 
@@ -26,23 +26,28 @@ class LayerGaussNewton(GaussNewton):
     columns are enough for it to pay.
 
     Args:
-        model: a ``KerasModel``. Networks with parameters in other layers are served as by
-            ``GaussNewton``.
+        model: a ``KerasModel``. Networks with parameters elsewhere, or too many to multiply out,
+            are served as by ``GaussNewton``.
     """
 
     _model: Any  # with ``layer_scans``
 
     def product_of(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
-        outputs = self._model.num_outputs
-        if outputs is None or 2 * block.shape[1] < outputs or not self._applies():
+        if not self._shares(block.shape[1]):
             return super().product_of(points, block)
         self._check_parameters()
         return self._compile("_traced_wide_product", points, blocks=1)(points, block)
 
-    def _applies(self):
+    def _shares(self, columns):
+        """Whether that pays, and all parameters are in layers of which it is known how."""
+        outputs = self._model.num_outputs
+        if outputs is None or columns < max(2, outputs / 2):
+            return False
         capture = self._model.layer_scans.capture
-        linear = all(isinstance(layer, LinearFactors) for layer in capture.layers)
-        return linear and not capture.rest
+        return not capture.rest and all(
+            isinstance(layer, LinearFactors) or _multiplied_out(layer, outputs) <= _MULTIPLIED_OUT
+            for layer in capture.layers
+        )
 
     def _traced_wide_product(self, points, block):
         layers = self._model.layer_scans.capture.layers
@@ -66,7 +71,8 @@ class LayerGaussNewton(GaussNewton):
             def of_batch(x, labels):
                 return self._batch_product(forms, directions, x, labels), number_of_rows(labels)
 
-            return sum_over_batches(of_batch, (x, labels), size, zeros)
+            # What one adds is as large as the block, and its operations keep all cores busy.
+            return sum_over_batches(of_batch, (x, labels), size, zeros, parallel=1)
 
         if is_stream(points):
             total, number = sum_over_batches(of_points, points, self._model.batch_size, zeros)
@@ -106,9 +112,15 @@ class LayerGaussNewton(GaussNewton):
 
 def _form(layer, positions, outputs):
     """The form of a layer's Jacobians that takes fewer operations, and fits."""
-    multiplied = outputs * layer.shape[0] * layer.shape[1]
-    whole = positions > 2 * outputs and multiplied <= _MULTIPLIED_OUT
-    return (_Whole if whole else _Positions)(layer, positions, outputs)
+    if isinstance(layer, LinearFactors):
+        fits = _multiplied_out(layer, outputs) <= _MULTIPLIED_OUT
+        if positions <= 2 * outputs or not fits:
+            return _Positions(layer, positions, outputs)
+    return _Whole(layer, positions, outputs)
+
+
+def _multiplied_out(layer, outputs):
+    return outputs * layer.shape[0] * layer.shape[1]
 
 
 class _Whole:
@@ -117,7 +129,7 @@ class _Whole:
     def __init__(self, layer: LayerFactors, positions: int, outputs: int) -> None:
         self._layer = layer
         self._size = layer.shape[0] * layer.shape[1]
-        self.numbers = outputs * self._size + positions * sum(layer.shape)
+        self.numbers = _multiplied_out(layer, outputs) + positions * sum(layer.shape)
 
     def part(self, inputs, slopes):
         """Of one output, [m, a, b]."""

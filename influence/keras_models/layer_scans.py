@@ -46,13 +46,18 @@ class LayerScans:
     """
 
     def __init__(self, model: Any, network: KerasNetwork) -> None:
-        self._model, self.capture = model, LayerCapture(model, network)
-        self.layers, self.rest = self.capture.layers, self.capture.rest
+        self._model, self._capture = model, LayerCapture(model, network)
+        self.layers, self.rest = self._capture.layers, self._capture.rest
         self._kronecker = [i for i, layer in enumerate(self.layers) if layer.kronecker]
         self._size = sum(place.stop - place.start for place in self.rest)
-        fitting = max(1, _NUMBERS // max(1, self.capture.numbers))
+        fitting = max(1, _NUMBERS // max(1, self._capture.numbers))
         self._batch_size = min(model.batch_size, fitting)
         self._compiled: dict[Any, Callable[..., Tensors]] = {}
+
+    @property
+    def capture(self) -> LayerCapture:
+        """What takes the layers apart."""
+        return self._capture
 
     @functools.cached_property
     def _roots(self) -> LossRoots:
@@ -93,7 +98,7 @@ class LayerScans:
 
     def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
         """∇L(z)ᵀ of every column of ``block`` [p, k]: [m, k]."""
-        return self._run(self.traced_directional_derivatives, points, block)
+        return self._run(self._traced_directional_derivatives, points, block)
 
     def fits(self, operator: Any) -> bool:
         """Whether an operator is an EK-FAC of these layers."""
@@ -111,7 +116,7 @@ class LayerScans:
         spec = spec_of(points)
         key = (function.__name__, repr(spec))
         if key not in self._compiled:
-            if function == self.traced_directional_derivatives:
+            if function == self._traced_directional_derivatives:
                 given = (tf.TensorSpec([model.num_parameters, None], model.dtype),)
             self._compiled[key] = tf.function(function, input_signature=[spec, *given])
         # By the model's scans, which load its θ, and say in one sentence what TensorFlow raises.
@@ -124,7 +129,7 @@ class LayerScans:
         layers, dtype = [self.layers[i] for i in self._kronecker], self._model.dtype
 
         def of_batch(x, labels, rows):
-            captured = self.capture.captured(x)
+            captured = self._capture.captured(x)
             inputs = [captured.inputs[i] for i in self._kronecker]
             left = [layer.input_factor(each) for layer, each in zip(layers, inputs)]
 
@@ -143,7 +148,7 @@ class LayerScans:
 
     def _traced_squares(self, points, seed, bases):
         def of_batch(x, labels, rows):
-            captured = self.capture.captured(x)
+            captured = self._capture.captured(x)
             inputs, rotate = self._in_basis(captured.inputs, bases)
 
             def of_root(slopes):
@@ -160,7 +165,7 @@ class LayerScans:
 
     def _traced_quadratic(self, points, bases, values):
         def of_batch(x, labels):
-            captured = self.capture.captured(x)
+            captured = self._capture.captured(x)
             inputs, rotate = self._in_basis(captured.inputs, bases)
             slopes = rotate(captured.slopes(self._loss_slopes(captured.logits, labels)))
             parts = zip(self.layers, inputs, slopes, values)
@@ -173,11 +178,9 @@ class LayerScans:
         like = tf.TensorSpec([None], self._model.dtype)
         return map_over_batches(of_batch, points, self._batch_size, like)
 
-    def traced_directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
-        """``directional_derivatives``, traceable."""
-
+    def _traced_directional_derivatives(self, points, block):
         def of_batch(x, labels):
-            captured = self.capture.captured(x)
+            captured = self._capture.captured(x)
             slopes = captured.slopes(self._loss_slopes(captured.logits, labels))
             total = []
             for layer, own, slope in zip(self.layers, captured.inputs, slopes):
@@ -215,7 +218,9 @@ class LayerScans:
 
         number = tf.shape(roots)[0]
         # One after the other: the batches are what runs side by side.
-        sums = tf.while_loop(lambda i, _: i < number, add, (0, list(zeros)), parallel_iterations=1)
+        sums = tf.while_loop(
+            lambda i, _: i < number, add, (0, list(zeros)), parallel_iterations=1
+        )
         return sums[1], health
 
     def _loss_slopes(self, logits, labels):
@@ -241,10 +246,10 @@ class LayerScans:
         model = self._model
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(model.example_losses(model.logits(model.convert(x)), labels))
-        return flatten(tape.gradient(loss, self.capture.rest_variables, None, "zero"))
+        return flatten(tape.gradient(loss, self._capture.rest_variables, None, "zero"))
 
     def _rest_squares(self, seed):
-        model, variables = self._model, self.capture.rest_variables
+        model, variables = self._model, self._capture.rest_variables
 
         def of_point(x, labels, rows):
             with tf.GradientTape(persistent=True) as tape:

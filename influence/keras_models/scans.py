@@ -100,7 +100,7 @@ class KerasScans(Scans):
         return map_over_batches(of_batch, points, model.batch_size, like)
 
     def _traced_along_layers(self, _, points, block):
-        return self._model.layer_scans.traced_directional_derivatives(points, block)
+        return self._model.layer_scans._traced_directional_derivatives(points, block)
 
     def _traced_value_and_gradient(self, loss, points):
         variables, size = self._model.variables, self._model.num_parameters

@@ -86,9 +86,9 @@ class Sketch:
         core = (columns.T @ products).astype(np.float64)
         del random, columns  # As large as each of what follows.
         values, basis = np.linalg.eigh((core + core.T) / 2)
-        self.lowest = float(values[0])
-        # Below these there is rounding, or as much negative curvature as positive.
         rounding = 10 * np.finfo(dtype).eps * np.linalg.norm(products)
+        self.lowest = 0.0 if abs(values[0]) <= rounding else float(values[0])
+        # Others are rounding, or less than the negative curvature among them.
         large = values > max(rounding, -self.lowest)
         scaled = products @ (basis[:, large] / np.sqrt(values[large])).astype(dtype)
         del products

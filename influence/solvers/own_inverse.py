@@ -53,4 +53,6 @@ class OwnInverse:
                 strict,
             )
         k = v.shape[1]
-        return finish(vector, Solution(x, residual, np.zeros(k, int), converged, np.zeros(k, bool)))
+        return finish(
+            vector, Solution(x, residual, np.zeros(k, int), converged, np.zeros(k, bool))
+        )
