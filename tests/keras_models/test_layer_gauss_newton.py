@@ -107,14 +107,17 @@ def test_memory_makes_batches_smaller(monkeypatch):
     np.testing.assert_allclose(model.gauss_newton() @ block, expected, atol=1e-12)
 
 
-def test_some_of_the_parameters_of_a_layer():
-    model = make("convolutional")
-    chosen = [model._network.model.layers[0].bias, model._network.model.layers[-1].kernel]
-    part = KerasModel(model._network.model, (model.train.x, model.train.labels), variables=chosen)
-    block = block_of(part)
-    assert part.gauss_newton()._shares(4)
-    expected = GaussNewton(part).dense() @ block
-    np.testing.assert_allclose(part.gauss_newton() @ block, expected, atol=1e-12)
+@pytest.mark.parametrize("chosen", ["some", "last"])
+def test_some_of_the_parameters(chosen):
+    """Of two layers, or those above a frozen body."""
+    whole = make("convolutional")
+    first, *_, last = whole._network.model.layers
+    variables = [first.bias, last.kernel] if chosen == "some" else last
+    train = whole.train.x, whole.train.labels
+    model = KerasModel(whole._network.model, train, variables=variables)
+    operator, block = model.gauss_newton(), block_of(model)
+    assert operator._shares(4)
+    np.testing.assert_allclose(operator @ block, GaussNewton(model).dense() @ block, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:TensorFlow's forward mode")
