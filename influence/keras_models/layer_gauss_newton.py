@@ -102,7 +102,7 @@ class LayerGaussNewton(GaussNewton):
 
     def _joined(self, layers, products):
         """Blocks [a, b, k] of the layers as one [p, k]."""
-        found = {}
+        found: dict[int, tf.Tensor] = {}
         for layer, product in zip(layers, products):
             rows = tf.reshape(product, [layer.shape[0] * layer.shape[1], -1])
             sizes = [place.stop - place.start for place in layer.places]

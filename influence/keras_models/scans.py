@@ -28,6 +28,8 @@ class KerasScans(Scans):
         outputs_like: the ``tf.TensorSpec`` of a batch of outputs.
     """
 
+    _model: Any  # with ``layer_scans``
+
     def __init__(self, model: Model, network: KerasNetwork, outputs_like: tf.TensorSpec) -> None:
         super().__init__(model)
         self._network, self._outputs_like = network, outputs_like
