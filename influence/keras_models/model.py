@@ -433,7 +433,8 @@ class KerasModel(GenericNeuralNet):
 
     @property
     def layer_scans(self) -> LayerScans:
-        """What is computed layer by layer, at the θ that the variables hold."""
+        """What is computed layer by layer, at this model's θ."""
+        self._load()
         return self._make_layer_scans()
 
     def _scans_for(self, curvature):

@@ -155,6 +155,18 @@ def test_models_that_share_a_network_have_their_own_parameters():
         np.testing.assert_allclose(wide, np.concatenate(narrow, axis=1), atol=1e-12)
 
 
+def test_they_have_their_own_ekfac():
+    model = make("sequence")
+    model.ekfac()
+    theta = model.parameters + 0.5
+    moved = model.with_parameters(theta)
+    other = make("sequence")
+    other.parameters = theta
+    for seed in (0, 1):  # Before and after it is compiled.
+        expected = other.ekfac(seed=seed).dense()
+        np.testing.assert_allclose(moved.ekfac(seed=seed).dense(), expected, atol=1e-9)
+
+
 def test_nothing_is_traced_again():
     model = make("convolutional")
     for k in (4, 2, 9):
