@@ -71,8 +71,8 @@ class LayerGaussNewton(GaussNewton):
             def of_batch(x, labels):
                 return self._batch_product(forms, directions, x, labels), number_of_rows(labels)
 
-            # What one adds is as large as the block, and its operations keep all cores busy.
-            return sum_over_batches(of_batch, (x, labels), size, zeros, parallel=1)
+            # Few at a time: what one adds is as large as the block.
+            return sum_over_batches(of_batch, (x, labels), size, zeros, parallel=2)
 
         if is_stream(points):
             total, number = sum_over_batches(of_points, points, self._model.batch_size, zeros)
