@@ -17,8 +17,9 @@ from influence.solvers.solution import Operator, Solution, SolverError, as_block
 # Columns of the default solver's sketch, and the steps that it saves a right-hand side: networks
 # took 40 to 70 without and 13 to 15 with it.
 _RANK, _STEPS_SAVED = 100, 45
-# Numbers that the default sketch may have (0.5 GB in float32), and that are multiplied at once.
-_MOST_NUMBERS, _NUMBERS_AT_ONCE = 2**27, 2**25
+# Numbers that the default sketch may have (0.5 GB in float32); those that are multiplied at once,
+# of which a product holds many copies, and the columns that are at least.
+_MOST_NUMBERS, _NUMBERS_AT_ONCE, _COLUMNS_AT_ONCE = 2**27, 2**22, 10
 
 
 def nystrom(operator: Operator, rank: int = 100, seed: int = 0) -> NystromInverse:
@@ -101,7 +102,7 @@ class Sketch:
 
 def _undamped_product(operator, columns):
     damping = getattr(operator, "damping", 0.0)
-    at_once = max(1, _NUMBERS_AT_ONCE // len(columns))
+    at_once = max(_COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE // len(columns))
     products = np.empty_like(columns)
     for first in range(0, columns.shape[1], at_once):
         some = slice(first, first + at_once)
