@@ -20,6 +20,7 @@ from influence.sklearn_models.adapter import from_sklearn
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
 from influence.solvers.lissa import Lissa
+from influence.solvers.nystrom import nystrom
 from influence.solvers.solution import Solution, SolverError, SolverWarning
 from influence.studies.leave_one_out import LeaveOneOut, leave_one_out
 from influence.studies.network_retraining import GradientFlow, Proximal
@@ -50,5 +51,6 @@ __all__ = [
     "Validation",
     "from_sklearn",
     "leave_one_out",
+    "nystrom",
     "targets",
 ]

@@ -49,8 +49,10 @@ class AutodiffHessian(HessianOperator):
     def _compile(self, function: str, points, blocks: int = 0):
         """The compiled method, traced once a model: its operators at all parameters share it."""
         # Of a copy, so that the trace does not keep this operator, and its factor, alive.
-        traced = getattr(copy.copy(self), function)
-        return self._model.scans.compiled((type(self), function), traced, points, blocks)
+        traced = copy.copy(self)
+        traced.kept = {}
+        name = (type(self), function)
+        return self._model.scans.compiled(name, getattr(traced, function), points, blocks)
 
     def _check_parameters(self):
         # Lissa traces what calls this.

@@ -94,10 +94,10 @@ class GaussNewton(AutodiffHessian):
         x, labels = points
         model = self._model
         converted = model.convert(x)
-        curvatures = self._output_curvatures(model.logits(converted), labels)
+        curvatures = self._curvatures(model.logits(converted), labels)
         return model.output_jacobians(converted), curvatures
 
-    def _output_curvatures(self, logits, labels):
+    def _curvatures(self, logits, labels):
         """Λ_i of every point of a batch, [m, c, c]."""
         shape = tf.shape(logits)
         size, outputs = shape[0], int(np.prod(logits.shape[1:]))

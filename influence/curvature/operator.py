@@ -38,6 +38,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
     Attributes:
         num_examples: n, the rows that ``on`` chooses from.
         damping: the ridge δ that has been added.
+        kept: what has been computed of the undamped operator, shared with those of other damping.
         jit_compile: whether a loop over ``on(rows) @ h`` gains from XLA.
 
     Examples:
@@ -60,6 +61,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         super().__init__(dtype=np.dtype(dtype), shape=(size, size))
         self.num_examples = num_examples
         self.damping = 0.0
+        self.kept: dict[Any, Any] = {}
 
     def _product(self, block: tf.Tensor) -> tf.Tensor:
         """H @ block, undamped, in one compiled call: [p, k] -> [p, k]."""

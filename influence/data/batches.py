@@ -25,20 +25,24 @@ def default_batch_size(num_features: int) -> int:
 
 
 def sum_over_batches(
-    function: Callable[..., Tensors], points: PointTensors, batch_size: int, initial: Tensors
+    function: Callable[..., Tensors],
+    points: PointTensors,
+    batch_size: int,
+    initial: Tensors,
+    parallel: int = PARALLEL_BATCHES,
 ) -> Tensors:
-    """Σ ``function(*batch)`` over the minibatches of ``points``.
+    """Σ ``function(*batch)`` over the minibatches of ``points``, at most ``parallel`` in flight.
 
     ``initial`` has the structure of a result and is what the sum starts from. The order of the
     additions is fixed, so the same data give the same sum.
     """
-    number, batch_at, parallel, end = _batches(points, batch_size)
+    number, batch_at, most, end = _batches(points, batch_size)
 
     def add(i, total):
         return i + 1, tf.nest.map_structure(tf.add, total, function(*batch_at(i)))
 
     total = tf.while_loop(
-        lambda i, total: i < number, add, (0, initial), parallel_iterations=parallel
+        lambda i, total: i < number, add, (0, initial), parallel_iterations=min(parallel, most)
     )[1]
     end()
     return total

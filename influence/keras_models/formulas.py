@@ -9,6 +9,7 @@ are served wherever they are used.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 _max_pool, _resize = tf.nn.max_pool, tf.image.resize
+_FORMATS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 
 
 def moments(
@@ -53,7 +55,8 @@ def max_pool(
 ) -> tf.Tensor:
     """The largest of each window. Where outputs have the shape of inputs, TensorFlow's kernel for
     derivatives along a vector may write over what it still has to read: stride 1 and "SAME" is
-    padded here, and then pooled as "VALID".
+    padded here, and then pooled as "VALID". For windows that do not overlap, the derivatives
+    that TensorFlow has take as long as a convolution's, and those of a choice and a mean do not.
 
     Raises:
         ValueError: no window fits into the map. TensorFlow divides by the number of windows in a
@@ -66,6 +69,16 @@ def max_pool(
     lengths = list(x.shape[1:-1] if last else x.shape[2:])
     if padding == "VALID" and any(n is not None and n < size for n, size in zip(lengths, sizes)):
         raise ValueError(f"a map of {lengths} is too small for pooling windows of {sizes}")
+    apart = all(size <= step for size, step in zip(sizes, steps))
+    if padding == "VALID" and apart and last and x.dtype.is_floating:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            largest = _max_pool(x, sizes, steps, padding, _FORMATS[spatial])
+        # Compared, so that no derivative is asked of what is chosen.
+        chosen = tape.gradient(largest, x, tf.ones_like(largest)) > 0
+        alone = tf.math.multiply_no_nan(x, tf.cast(chosen, x.dtype))
+        mean = tf.nn.avg_pool(alone, sizes, steps, padding, _FORMATS[spatial], name)
+        return math.prod(sizes) * mean
     if padding != "SAME" or set(steps) != {1} or not last or not x.dtype.is_floating:
         return _max_pool(x, ksize, strides, padding, data_format, name)
     around = [[0, 0], *([(size - 1) // 2, size // 2] for size in sizes), [0, 0]]

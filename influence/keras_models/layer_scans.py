@@ -56,6 +56,11 @@ class LayerScans:
         self._batch_size = min(model.batch_size, fitting)
         self._compiled: dict[Any, Callable[..., Tensors]] = {}
 
+    @property
+    def capture(self) -> LayerCapture:
+        """What takes the layers apart."""
+        return self._capture
+
     @functools.cached_property
     def _roots(self) -> LossRoots:
         x, labels = self._model.points.sample(_TRIED)
@@ -116,8 +121,9 @@ class LayerScans:
             if function == self._traced_directional_derivatives:
                 given = (tf.TensorSpec([model.num_parameters, None], model.dtype),)
             self._compiled[key] = tf.function(function, input_signature=[spec, *given])
-        # By the model's scans, which load its θ, and say in one sentence what TensorFlow raises.
-        return model.scans._explained(self._compiled[key], points, *others)
+        # By the model's scans, which say in one sentence what TensorFlow raises; but with the θ of
+        # the model that asked for these, which may be another one.
+        return model._scans._explained(self._compiled[key], points, *others)
 
     def _tensors(self, arrays):
         return tf.nest.map_structure(lambda array: tf.constant(array, self._model.dtype), arrays)

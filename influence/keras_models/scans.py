@@ -28,6 +28,8 @@ class KerasScans(Scans):
         outputs_like: the ``tf.TensorSpec`` of a batch of outputs.
     """
 
+    _model: Any  # with ``layer_scans``
+
     def __init__(self, model: Model, network: KerasNetwork, outputs_like: tf.TensorSpec) -> None:
         super().__init__(model)
         self._network, self._outputs_like = network, outputs_like
@@ -56,6 +58,12 @@ class KerasScans(Scans):
         """R and ∇R, in float64."""
         value, gradient = self._run("_traced_value_and_gradient", "normal", points)
         return float(value), gradient.numpy()
+
+    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
+        """As for every model; several columns layer by layer, where all layers have a form."""
+        if block.shape[1] == 1 or self._model.layer_scans.rest:
+            return super().directional_derivatives(points, block)
+        return self._run("_traced_along_layers", "normal", points, block)
 
     def _explained(self, compiled, *arguments):
         try:
@@ -92,6 +100,9 @@ class KerasScans(Scans):
             return self._network.features(model.convert(x)) / model.train.scale
 
         return map_over_batches(of_batch, points, model.batch_size, like)
+
+    def _traced_along_layers(self, _, points, block):
+        return self._model.layer_scans._traced_directional_derivatives(points, block)
 
     def _traced_value_and_gradient(self, loss, points):
         variables, size = self._model.variables, self._model.num_parameters

@@ -99,7 +99,7 @@ class ConjugateGradient:
         r = residual[:, columns]
         z = self._precondition(r)
         d, rz = z.copy(), np.sum(r * z, axis=0)
-        while len(columns):
+        while True:
             hd = product(operator, d)
             iterations[columns] += 1
             dhd = np.sum(d * hd, axis=0)
@@ -114,6 +114,8 @@ class ConjugateGradient:
             # A little below the tolerance, so that the true residual is likely to meet it as well.
             small = np.linalg.norm(r, axis=0) <= 0.9 * self.tolerance * size[columns]
             keep = ~small & ~bad & (iterations[columns] < self.max_iterations)
+            if not keep.any():
+                return
             columns, r, d, before = columns[keep], r[:, keep], d[:, keep], rz[keep]
             z = self._precondition(r)
             rz = np.sum(r * z, axis=0)

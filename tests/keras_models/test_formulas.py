@@ -22,6 +22,7 @@ METHODS = [
 CALLS = [
     *[("max_pool", (size, 1, "SAME")) for size in (1, 2, 3, 4, [2, 3], [1, 3, 2, 1])],
     *[("max_pool", (3, stride, padding)) for stride in (1, 2) for padding in ("SAME", "VALID")],
+    *[("max_pool", (size, 2, "VALID")) for size in (1, 2, [2, 1])],
     ("moments", ([1, 2],)),
     ("moments", ([-1], None, True)),
     ("softsign", ()),
@@ -47,6 +48,28 @@ def test_they_have_the_values_of_tensorflow(name, arguments, dtype):
         assert one.dtype == other.dtype
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+
+
+def test_windows_apart_have_the_derivatives_of_tensorflow():
+    """Where several numbers of a window are the largest, too."""
+    images = tf.constant(np.maximum(np.round(2 * IMAGES), 0))
+    direction = tf.constant(RANDOM.standard_normal(IMAGES.shape))
+    results = []
+    for pool in (formulas.max_pool, tf.nn.max_pool):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            with tf.autodiff.ForwardAccumulator(images, direction) as forward:
+                value = pool(images, 2, 2, "VALID")
+            along = forward.jvp(value)
+            total = tf.reduce_sum(along**2 * value + value**3)
+        results.append([value, along, tape.gradient(total, images)])
+    for ours, theirs in zip(*results):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_what_is_not_the_largest_may_be_infinite():
+    x = tf.constant([-np.inf, 1.0, -np.inf, -np.inf], shape=[1, 2, 2, 1])
+    assert formulas.max_pool(x, 2, 2, "VALID").numpy() == 1.0
 
 
 def test_infinities_of_logsumexp():
