@@ -18,7 +18,7 @@ from influence.data.batches import (
     default_batch_size,
     number_of_rows,
 )
-from influence.data.types import Inputs, Tensors
+from influence.data.types import File, Inputs, Tensors
 from influence.data.vectors import flatten, split
 from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
 from influence.keras_models.checks import check_penalties, checked_outputs, warn_if_endless
@@ -294,6 +294,16 @@ class KerasModel(GenericNeuralNet):
         self._assign(theta)
         self._theta = flatten(self.variables).numpy()
         self._own_variables()
+
+    def parameters_in(self, file: File) -> np.ndarray:
+        """θ [p] in a file of Keras of the same model: what ``keras.callbacks.ModelCheckpoint``
+        saves, ``.keras`` or ``.weights.h5`` (that of a model which ``keras.models.clone_model``
+        can clone).
+
+        Raises:
+            ValueError: it is of another model, or variables that are not in θ have other values.
+        """
+        return np.concatenate([value.ravel() for value in self._network.chosen_in(file)])
 
     def _own_variables(self) -> None:
         """Say that the variables hold this model's θ."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,7 @@ from influence.data.batches import default_batch_size
 from influence.data.dataset import Dataset, check_dataset, check_indices
 from influence.data.types import DType, File, Inputs, Loss, Order, PointTensors, Reduction
 from influence.data.vectors import flatten, split
+from influence.objective.datamodeling import DatamodelingScore, validate_on_subsets
 from influence.objective.minimum import warn_unless_at_minimum
 from influence.objective.points import Points
 from influence.objective.removal import Removal, influence_of_sets, influence_without
@@ -697,34 +698,76 @@ class GenericNeuralNet(abc.ABC):
         self._warn_unless_at_minimum(curvature)
         return np.concatenate(result)
 
+    @overload
     def validate(
         self,
         x_test: Inputs,
         y_test: ArrayLike,
         points: int = 20,
         *,
+        measure: Literal["leave-one-out"] = "leave-one-out",
+        subsets: int = 30,
         order: Literal["first", "newton"] = "first",
         solver: Solver | None = None,
         curvature: HessianOperator | None = None,
         checkpoint: File | None = None,
         progress: bool = False,
-    ) -> Validation:
+    ) -> Validation: ...
+
+    @overload
+    def validate(
+        self,
+        x_test: Inputs,
+        y_test: ArrayLike,
+        points: int = 20,
+        *,
+        measure: Literal["datamodeling"],
+        subsets: int = 30,
+        order: Literal["first", "newton"] = "first",
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        checkpoint: File | None = None,
+        progress: bool = False,
+    ) -> DatamodelingScore: ...
+
+    def validate(
+        self,
+        x_test: Inputs,
+        y_test: ArrayLike,
+        points: int = 20,
+        *,
+        measure: Literal["leave-one-out", "datamodeling"] = "leave-one-out",
+        subsets: int = 30,
+        order: Literal["first", "newton"] = "first",
+        solver: Solver | None = None,
+        curvature: HessianOperator | None = None,
+        checkpoint: File | None = None,
+        progress: bool = False,
+    ) -> Validation | DatamodelingScore:
         """Refit without the most influential points: can the scores be trusted on this model?
 
         See ``Validation`` for how to read the answer. Where the model cannot be refitted without a
         point (the only one of its class), the next most influential takes its place.
 
+        With ``measure="datamodeling"`` it is refitted to random halves of the training points
+        instead, and the scores of the others are held against the test losses: the answer is a
+        ``DatamodelingScore``. (``linear_datamodeling_score`` trains by your own recipe.)
+
         Args:
-            x_test, y_test: [m] test points; what is predicted is the change of their mean loss.
+            x_test, y_test: [m] test points; what is predicted is the change of their mean loss,
+                or, for halves, of each.
             points: k, those with the largest |influence|; every one costs a refit.
-            order, solver, curvature: as in ``influence_on_loss``.
+            measure: "leave-one-out", or "datamodeling".
+            subsets: of "datamodeling"; every one costs a refit.
+            order, solver, curvature: as in ``influence_on_loss``; half of the points is no small
+                removal, so that with "datamodeling" "newton" is one step without all of them.
             checkpoint: a file that every finished refit is saved to, and read from after a kill or
-                for more ``points``; the numbers are the same.
+                for more ``points`` or ``subsets``; the numbers are the same.
             progress: show a progress bar.
 
         Raises:
             ValueError: ``points`` is not in 2..n, all predicted changes are the same, or fewer than
-                two refits can be done.
+                two refits can be done; for halves, the model cannot be refitted to one.
 
         Warns:
             UserWarning: which refits cannot be done, and why; where there is no correlation, why.
@@ -739,17 +782,18 @@ class GenericNeuralNet(abc.ABC):
             >>> validation.predicted.round(2).tolist(), validation.actual.round(2).tolist()
             ([-0.27, 0.09, 0.09], [-0.39, 0.11, 0.11])
         """
-        return validate(
-            self,
-            x_test,
-            y_test,
-            points,
-            order=order,
-            solver=solver,
-            curvature=curvature,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        settings: dict[str, Any] = {
+            "order": order,
+            "solver": solver,
+            "curvature": curvature,
+            "checkpoint": checkpoint,
+            "progress": progress,
+        }
+        if measure == "datamodeling":
+            return validate_on_subsets(self, x_test, y_test, subsets, **settings)
+        if measure != "leave-one-out":
+            raise ValueError(f'measure must be "leave-one-out" or "datamodeling", not {measure!r}.')
+        return validate(self, x_test, y_test, points, **settings)
 
     # How it is done.
 
