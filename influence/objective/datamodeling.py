@@ -44,7 +44,7 @@ class DatamodelingScore:
 
     Examples:
         Means of numbers, and the loss (mean − 3)²/2 of a test point at 3. Scores of small removals
-        rank the halves of the points:
+        rank the halves of the points as their losses do:
 
         >>> import numpy as np
         >>> from influence import retrain_on_subsets
@@ -53,7 +53,7 @@ class DatamodelingScore:
         >>> retrainings = retrain_on_subsets(loss, len(y), subsets=20)
         >>> scores = (y.mean() - 3) * (y.mean() - y) / len(y)  # of one test point, [1, n]
         >>> round(retrainings.score(scores[np.newaxis]).score, 2)
-        0.91
+        1.0
     """
 
     score: float
