@@ -107,15 +107,19 @@ class KerasNetwork:
             raise ValueError(
                 f"{file} is not of the model {self.model.name!r}: it has other shapes."
             )
-        there = {id(mine): its for mine, its in zip(self.model.weights, other.weights)}
+        there = {id(mine): its.numpy() for mine, its in zip(self.model.weights, other.weights)}
         chosen = {id(v) for v in self.chosen}
         for v, copy in self._values:
-            if id(v) in there and id(v) not in chosen and not np.array_equal(there[id(v)], copy):
+            if (
+                id(v) in there
+                and id(v) not in chosen
+                and not np.array_equal(there[id(v)], copy.numpy())
+            ):
                 raise ValueError(
                     f"{file} has other values of {v.path}, which is not among the variables of "
                     f"this model: make a KerasModel of keras.saving.load_model({str(file)!r})."
                 )
-        return [keras.ops.convert_to_numpy(there[id(v)]) for v in self.chosen]
+        return [there[id(v)] for v in self.chosen]
 
     def _loaded(self, file):
         if not file.endswith(".weights.h5"):
