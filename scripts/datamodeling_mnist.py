@@ -84,7 +84,7 @@ class DatamodelingConfig(Config):
         "network_tests": 4,
         "networks": 2,
         "network_passes": 5,
-        "every_pixel": 28,
+        "every_pixel": 27,
         "jobs": 0,
     }
 
