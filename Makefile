@@ -5,10 +5,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: figures publish test lint format benchmark lock clean
+.PHONY: figures figures-beyond publish test lint format benchmark lock clean
 
 figures: $(READY)
 	$(RUN) -m scripts.reproduce $(ARGS)
+
+# Beyond the paper, and longer: what scores are worth.
+figures-beyond: $(READY)
+	$(RUN) -m scripts.datamodeling_mnist $(ARGS)
 
 publish: $(READY)
 	$(RUN) -m scripts.publish $(ARGS)

@@ -14,6 +14,11 @@ from influence.models.all_cnn_c import AllCNNC
 from influence.models.inception_model import BinaryInceptionModel
 from influence.models.logistic_regression import BinaryLogisticRegression, LogisticRegression
 from influence.models.smooth_hinge import SmoothHinge
+from influence.objective.datamodeling import (
+    DatamodelingScore,
+    Retrainings,
+    retrain_on_subsets,
+)
 from influence.objective.generic_neural_net import GenericNeuralNet
 from influence.objective.validation import Validation
 from influence.sklearn_models.adapter import from_sklearn
@@ -22,8 +27,17 @@ from influence.solvers.exact import Exact
 from influence.solvers.lissa import Lissa
 from influence.solvers.nystrom import nystrom
 from influence.solvers.solution import Solution, SolverError, SolverWarning
+from influence.studies.damping import DampingChoice, choose_damping
+from influence.studies.datamodeling import (
+    Brittleness,
+    RemovalCurve,
+    counterfactual_brittleness,
+    linear_datamodeling_score,
+    removal_curve,
+)
 from influence.studies.leave_one_out import LeaveOneOut, leave_one_out
 from influence.studies.network_retraining import GradientFlow, Proximal
+from influence.studies.tracin import tracin
 
 __all__ = [
     "Adam",
@@ -32,7 +46,10 @@ __all__ = [
     "AutodiffHessian",
     "BinaryInceptionModel",
     "BinaryLogisticRegression",
+    "Brittleness",
     "ConjugateGradient",
+    "DampingChoice",
+    "DatamodelingScore",
     "Dataset",
     "Exact",
     "GaussNewton",
@@ -44,13 +61,21 @@ __all__ = [
     "Lissa",
     "LogisticRegression",
     "Proximal",
+    "RemovalCurve",
+    "Retrainings",
     "SmoothHinge",
     "Solution",
     "SolverError",
     "SolverWarning",
     "Validation",
+    "choose_damping",
+    "counterfactual_brittleness",
     "from_sklearn",
     "leave_one_out",
+    "linear_datamodeling_score",
     "nystrom",
+    "removal_curve",
+    "retrain_on_subsets",
     "targets",
+    "tracin",
 ]

@@ -43,8 +43,8 @@ def test_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     assert printed.count("(3, 1500)") >= 4
 
 
-def test_there_are_seven_pages():
-    assert len(PAGES) == 7
+def test_there_are_eight_pages():
+    assert len(PAGES) == 8
     for name, text in PAGES.items():
         assert f"docs/{name}" in README
         assert len(text.splitlines()) <= 180, name

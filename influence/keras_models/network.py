@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from influence.data.types import Tensors
+from influence.data.types import File, Tensors
 from influence.keras_models.formulas import differentiable
 
 
@@ -92,6 +94,39 @@ class KerasNetwork:
             (v, tf.convert_to_tensor(copy) if copy.trainable else tf.stop_gradient(copy))
             for v, copy in self._values
         ]
+
+    def chosen_in(self, file: File) -> list[np.ndarray]:
+        """The values of the chosen variables in a file of Keras of the same model.
+
+        Raises:
+            ValueError: it is of another model, or other variables have other values in it.
+        """
+        other = self._loaded(os.fspath(file))
+        shapes = [[tuple(v.shape) for v in model.weights] for model in (self.model, other)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{file} is not of the model {self.model.name!r}: it has other shapes."
+            )
+        there = {id(mine): its.numpy() for mine, its in zip(self.model.weights, other.weights)}
+        chosen = {id(v) for v in self.chosen}
+        for v, copy in self._values:
+            if (
+                id(v) in there
+                and id(v) not in chosen
+                and not np.array_equal(there[id(v)], copy.numpy())
+            ):
+                raise ValueError(
+                    f"{file} has other values of {v.path}, which is not among the variables of "
+                    f"this model: make a KerasModel of keras.saving.load_model({str(file)!r})."
+                )
+        return [there[id(v)] for v in self.chosen]
+
+    def _loaded(self, file):
+        if not file.endswith(".weights.h5"):
+            return keras.saving.load_model(file, compile=False)
+        clone = keras.models.clone_model(self.model)
+        clone.load_weights(file)
+        return clone
 
     def _run(self, model, x, state=None):
         """(outputs, state afterwards)."""

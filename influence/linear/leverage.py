@@ -13,6 +13,7 @@ from influence.curvature.operator import HessianOperator
 from influence.linear.forms import OutputForms
 from influence.linear.penalty import Penalty
 from influence.linear.terms import PointTerms, point_terms
+from influence.objective.generic_neural_net import EXACT_SIZE
 from influence.objective.removal import Removal, undetermined
 from influence.objective.sets import Sets
 from influence.solvers.downdate import inner_inverses
@@ -78,11 +79,33 @@ class LinearRemoval(Removal):
     def _newton(self, sets):
         self._check_classes(sets)
         solver = self._solver_for(sets)
+        if self._large(sets):
+            yield from self._newton_of_large(sets, solver)
+            return
         if not (sets.single and isinstance(solver, Exact)) or np.ptp(self._masses(sets)):
             yield from super()._newton(sets)
             return
         terms = point_terms(self._model, sets.members[:, 0])
         yield from single_steps(terms, self._inverse(1.0, solver), self._model, sets)
+
+    def _large(self, sets):
+        """Whether each set has as many rows as there are parameters, and these are many: then its
+        curvature is no update of low rank, and conjugate gradients take far less than a factor."""
+        model = self._model
+        size = model.num_parameters
+        rows = sets.sizes.min() * model.num_outputs
+        return self._asked_solver is None and size > EXACT_SIZE and rows >= size
+
+    def _solver_for(self, sets):
+        if self._large(sets):
+            return self._model._solver_for(self._asked)
+        return super()._solver_for(sets)
+
+    def _newton_of_large(self, sets, solver):
+        for members, mass in zip(sets.members, self._masses(sets)):
+            operator = _LessPoints(self._without(mass), list(point_terms(self._model, members)))
+            gradient = self._gradients([members])
+            yield solver.solve(operator, gradient, self._strict).x / self._n
 
     def _gradients(self, members):
         slope = self._model._removed_slope().astype(np.float64)
@@ -175,3 +198,21 @@ class _LessPenalty(HessianOperator):
         matrix = np.zeros(self.shape)
         self._penalty.add_to(matrix)
         return self._operator.dense().astype(np.float64) - self._share * matrix
+
+
+class _LessPoints(HessianOperator):
+    """C without the points of ``terms``: C − (1/n) Σ X_i A_i X_iᵀ."""
+
+    def __init__(self, operator: HessianOperator, terms: list[PointTerms]) -> None:
+        super().__init__(operator.shape[0], np.float64, operator.num_examples)
+        self._operator, self._terms = operator, terms
+
+    def _product(self, block):
+        block = np.asarray(block)
+        total = np.zeros_like(block)
+        for terms in self._terms:
+            d, c = terms.rows.shape[1], terms.slopes.shape[1]
+            outputs = (terms.rows @ block.reshape(d, -1)).reshape(len(terms.rows), c, -1)
+            weighted = (terms.curvatures @ outputs).reshape(len(terms.rows), -1)
+            total += (terms.rows.T @ weighted).reshape(total.shape)
+        return tf.constant(self._operator @ block - total / self.num_examples)

@@ -329,4 +329,38 @@ CLAIMS = {
             "gradient_norm": Number("gradient norm, true optimum"),
         },
     ),
+    "datamodeling_mnist": Claim(
+        "(Ours, beside a published benchmark.) Scores foresee what training on random halves of "
+        "the data does to test losses: for a regression at its minimum almost entirely, for a "
+        "network as far as chance lets them.",
+        {
+            "datamodeling_mnist": "Bars of linear datamodeling scores with intervals, the "
+            "published ones as orange lines and ceilings dotted: of a logistic regression by the "
+            "published recipe, of one at its minimum, and of a network."
+        },
+        {
+            "lr_loo_published": Number("regression, published recipe: leave-one-out R", AT_LEAST),
+            "lr_lds_published": Number("regression, published recipe: LDS", AT_LEAST),
+            "lr_lds_published_interval": Number("… 95% interval"),
+            "lr_lds_ceiling": Number("… ceiling"),
+            "lr_tracin_lds": Number("… TracIn: LDS"),
+            "lr_loo": Number("regression at the minimum, λ = 0.01: leave-one-out R"),
+            "lr_lds_first": Number("… LDS, first order"),
+            "lr_lds": Number("… LDS, Newton step"),
+            "lr_weak_loo": Number("the same with λ = 0.001: leave-one-out R"),
+            "lr_weak_lds_first": Number("… LDS, first order"),
+            "lr_weak_lds": Number("… LDS, Newton step"),
+            "mlp_lds": Number("network: LDS", AT_LEAST),
+            "mlp_lds_interval": Number("… 95% interval"),
+            "mlp_lds_ensemble": Number("network, ensemble: LDS", AT_LEAST),
+            "mlp_lds_ensemble_interval": Number("… 95% interval"),
+            "mlp_lds_ceiling": Number("… ceiling"),
+            "mlp_tracin_lds": Number("network, TracIn: LDS"),
+            "mlp_last_layer_lds": Number("network, last layer alone: LDS"),
+            "mlp_damping": Number("network: damping, chosen"),
+            "subsets": Number("random halves", SAME),
+            "tests": Number("test images, regression", SAME),
+            "mlp_tests": Number("test images, network"),
+        },
+    ),
 }

@@ -24,6 +24,7 @@ EXPERIMENTS = {
 BEYOND = {
     "fig2_training": "Beyond the paper: what convergence does to influence",
     "fig2_long_retraining": "Beyond the paper: the retraining of Figure 2, step by step",
+    "datamodeling_mnist": "Beyond the paper: what scores are worth, by a published benchmark",
 }
 _TITLES = EXPERIMENTS | BEYOND
 

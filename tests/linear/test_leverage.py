@@ -216,3 +216,21 @@ def test_a_class_that_is_gone_is_refused():
     binary = PROBLEM.binary_model().fit()
     with pytest.raises(SolverError, match="Without set 0 a class"):
         binary.parameter_changes([np.flatnonzero(BINARY)])
+
+
+@pytest.mark.parametrize("weight_decay", [0.01, 0.3])
+def test_large_sets_of_a_wide_model_take_a_whole_newton_step(weight_decay):
+    # 21 features and 100 classes: p is above what is factored, and half of the points are no
+    # update of low rank.
+    random = np.random.default_rng(0)
+    x, labels = random.standard_normal((120, 21)), np.arange(120) % 100
+    model = LogisticRegression(Dataset(x, labels), weight_decay, 100, "float64").fit()
+    sets = [np.arange(100, 120), np.arange(99, 120), np.concatenate([[98], np.arange(100, 120)])]
+    assert not model._make_removal()._large(Sets.of(sets, 120))
+    sets = sets[1:]
+    assert model._make_removal()._large(Sets.of(sets, 120))
+    changes = model.parameter_changes(sets, "newton")
+    for removed, change in zip(sets, changes.T):
+        rest = model._clone(model.train.without(removed)).with_parameters(model.parameters)
+        step = -np.linalg.solve(rest.hessian().dense(), rest.gradient())
+        np.testing.assert_allclose(change, step, atol=1e-5 * np.abs(step).max())
