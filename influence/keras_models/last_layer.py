@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.curvature.gauss_newton import GaussNewton
 from influence.data.batches import number_of_rows, take_rows
 from influence.data.types import Tensors
+from influence.keras_models.layer_gauss_newton import LayerGaussNewton
 from influence.linear.leverage import single_steps
 from influence.linear.terms import PointTerms
 from influence.objective.removal import Removal
@@ -43,11 +43,11 @@ def is_last_layer(model: Any, features: Tensors) -> bool:
     return bool(error <= np.sqrt(np.finfo(model.dtype).eps) * size)
 
 
-class LastLayerHessian(GaussNewton):
+class LastLayerHessian(LayerGaussNewton):
     """∇²R of a model whose logits are x̃W, which is its Gauss-Newton matrix: (1/n) Σ x̃x̃ᵀ ⊗ Λ and
     the regulariser's. x̃ [d] are what the frozen layers make of a point, and 1 for biases.
 
-    The matrix is in float64 and in closed form; products are those of Gauss-Newton.
+    The matrix is in float64 and in closed form; products are those of ``LayerGaussNewton``.
 
     Args:
         model: a ``KerasModel`` that ``is_last_layer``.
@@ -77,7 +77,7 @@ class LastLayerHessian(GaussNewton):
         slopes = tape.gradient(losses, logits)
         if len(model.variables) == 2:
             features = tf.concat([features, tf.ones_like(features[:, :1])], axis=1)
-        return features, logits, slopes, self._output_curvatures(logits, labels)
+        return features, logits, slopes, self._curvatures(logits, labels)
 
     def _dense(self):
         c = self._model.num_outputs

@@ -98,9 +98,9 @@ class LayerScans:
         arrays = self._tensors((bases, values))
         return self._run(self._traced_quadratic, points, *arrays).numpy()
 
-    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
+    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> np.ndarray:
         """∇L(z)ᵀ of every column of ``block`` [p, k]: [m, k]."""
-        return self._run(self._traced_directional_derivatives, points, block)
+        return self._run(self._traced_directional_derivatives, points, block).numpy()
 
     def fits(self, operator: Any) -> bool:
         """Whether an operator is an EK-FAC of these layers."""

@@ -59,11 +59,11 @@ class KerasScans(Scans):
         value, gradient = self._run("_traced_value_and_gradient", "normal", points)
         return float(value), gradient.numpy()
 
-    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
+    def directional_derivatives(self, points: PointTensors, block: tf.Tensor) -> np.ndarray:
         """As for every model; several columns layer by layer, where all layers have a form."""
         if block.shape[1] == 1 or self._model.layer_scans.rest:
             return super().directional_derivatives(points, block)
-        return self._run("_traced_along_layers", "normal", points, block)
+        return self._run("_traced_along_layers", "normal", points, block).numpy()
 
     def _explained(self, compiled, *arguments):
         try:

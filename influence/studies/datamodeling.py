@@ -121,6 +121,17 @@ def removal_curve(
     Raises:
         ValueError: rankings of different lengths or not finite, or sizes out of range; and as
             ``retrain_on_subsets``.
+
+    Examples:
+        Without the largest number the mean is nearer to 1:
+
+        >>> import numpy as np
+        >>> from influence import removal_curve
+        >>> y = np.array([0.0, 1.0, 2.0, 9.0])
+        >>> loss = lambda kept, seed: [abs(y[kept].mean() - 1)]
+        >>> curve = removal_curve(loss, {"value": y}, [1], trainings=1)
+        >>> curve.losses["value"].ravel().tolist()  # of all, and without 9
+        [2.0, 0.0]
     """
     orders = _orders(rankings)
     n = len(next(iter(orders.values())))

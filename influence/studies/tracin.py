@@ -69,7 +69,7 @@ def tracin(
         at = _at(model, checkpoint)
         gradients = tf.constant(at.test_gradient(x_test, y_test, loss))
         points = at.points.chosen(train_indices)
-        total = total + rate * at.scans.directional_derivatives(points, gradients).numpy().T
+        total = total + rate * at.scans.directional_derivatives(points, gradients).T
     return total.astype(model.dtype)
 
 

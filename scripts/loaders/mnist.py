@@ -21,11 +21,11 @@ _UNSIGNED_BYTE = 8
 @dataclass(frozen=True)
 class Mnist:
     """x [n, 784] eight-bit pixels with scale 1/255, labels [n] 0..9; ``held_out`` are the first of
-    the training images, which are not in ``train``."""
+    the training images, which are not in ``train``, if there are any."""
 
     train: Dataset
     test: Dataset
-    held_out: Dataset
+    held_out: Dataset | None
     provenance: Provenance
 
     def pair(self, negative: int, positive: int) -> Mnist:
@@ -33,7 +33,7 @@ class Mnist:
         return Mnist(
             _pair(self.train, negative, positive),
             _pair(self.test, negative, positive),
-            _pair(self.held_out, negative, positive),
+            self.held_out and _pair(self.held_out, negative, positive),
             self.provenance,
         )
 
@@ -50,7 +50,7 @@ def load_mnist(choice: str = "auto", scale: str = "laptop") -> Mnist:
     return Mnist(
         Dataset(train[0][held_out:], train[1][held_out:], scale=1 / 255),
         Dataset(test[0], test[1], scale=1 / 255),
-        Dataset(train[0][:held_out], train[1][:held_out], scale=1 / 255),
+        Dataset(train[0][:held_out], train[1][:held_out], scale=1 / 255) if held_out else None,
         provenance,
     )
 

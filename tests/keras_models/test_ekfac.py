@@ -133,8 +133,9 @@ def make(chain, loss="cross entropy", n=N, dtype="float64", **settings):
 def case(request):
     """No test changes it."""
     policy = keras.config.dtype_policy()
-    yield make(*request.param)
+    made = make(*request.param)
     keras.config.set_dtype_policy(policy)
+    return made
 
 
 def blocks_of(matrix, operator):
