@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Self
@@ -83,6 +84,11 @@ class LinearModel(GenericNeuralNet):
         if not isinstance(self.penalty, Ridge):
             raise AttributeError(f"A {type(self.penalty).__name__} has no weight_decay.")
         return self.penalty.strength
+
+    @functools.cached_property
+    def num_outputs(self) -> int:
+        """c, the numbers that the model puts out for a point."""
+        return self.loss.outputs
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
         """x̃W: [m, c]."""

@@ -25,7 +25,7 @@ from sklearn.linear_model import (
 )
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, StandardScaler
 from sklearn.svm import LinearSVC
 
 from influence import ConjugateGradient, SolverError, from_sklearn, leave_one_out
@@ -507,6 +507,17 @@ def test_pipelines_and_strings(order):
         model.influence_input_gradient([0], x_test, names[y_test])
     alone = Pipeline([("only", logistic().fit(x, y))])
     assert from_sklearn(alone, x, y).predict(x_test).shape == y_test.shape
+
+
+def test_a_pipeline_whose_transformers_make_more_columns():
+    x, y, x_test, y_test = split(load_wine)
+    x, x_test = x[:, :3], x_test[:, :3]
+    wider = make_pipeline(StandardScaler(), PolynomialFeatures(2, include_bias=False)).fit(x)
+    pipeline = make_pipeline(clone(wider), logistic()).fit(x, y)
+    plain = from_sklearn(logistic().fit(wider.transform(x), y), wider.transform(x), y)
+    scores = from_sklearn(pipeline, x, y).influence_on_loss(x_test, y_test, order="newton")
+    expected = plain.influence_on_loss(wider.transform(x_test), y_test, order="newton")
+    np.testing.assert_allclose(scores, expected, atol=1e-9)
 
 
 def test_texts():
