@@ -42,10 +42,10 @@ class BlockFunctions(ArrayFunctions):
         """
         if x.mapped:
             return super().product_on(x, curvature, rows, block)
-        if self._tensors[0] is not x:
-            with tf.init_scope():  # outside any loop that is being traced
-                self._tensors = x, tf.constant(x.numpy()), tf.constant(curvature)
-        _, tensor, state = self._tensors
+        with tf.init_scope():  # outside any loop that is being traced
+            if self._tensors[0] is not x:
+                self._tensors = x, tf.constant(x.numpy())
+            tensor, state = self._tensors[1], tf.constant(curvature)
         scans = compiled(self._loss, tensor.dtype, str(self._dtype), self._scale, self._batch_size)
         return scans.product_on(tensor, state, rows, block)
 
