@@ -52,22 +52,22 @@ class RowBlocks:
         return rows
 
     def blocks(self, dtype: DType, scale: float, size: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """(where, rows times ``scale`` in ``dtype`` [b, d]), ``size`` rows at a time.
-
-        A block is good until the next one is asked for, which takes its place.
-        """
-        kept = None
-        for where, block in self.split_blocks(dtype, scale, size):
-            if not self._constant:
+        """(where, rows times ``scale`` in ``dtype`` [b, d]), ``size`` rows at a time, each block an
+        array of its own or a view of the points."""
+        for first in range(0, self.shape[0], size):
+            where = slice(first, min(first + size, self.shape[0]))
+            # Of one block, so that none takes its place.
+            [(_, block)] = self[where].split_blocks(dtype, scale, size)
+            if self._constant:
+                yield where, block.joined(np.empty(block.shape, dtype))
+            else:
                 yield where, block.features
-                continue
-            kept = np.empty((len(block.features), self.shape[1]), dtype) if kept is None else kept
-            yield where, block.joined(kept[: len(block.features)])
 
     def split_blocks(
         self, dtype: DType, scale: float, size: int
     ) -> Iterator[tuple[slice, SplitBlock]]:
-        """The same, with the constant feature beside the others: they are not copied for it."""
+        """The same, with the constant feature beside the others: they are not copied for it. A
+        block is good until the next one is asked for, which may take its place."""
         n, dtype = self.shape[0], np.dtype(dtype)
         kept = None
         for first in range(0, n, size):

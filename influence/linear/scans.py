@@ -88,7 +88,7 @@ class LinearScans(Scans):
 
     def dense_blocks(self, rows: Rows, size: int) -> Iterator[tuple[slice, np.ndarray]]:
         """(where, rows as W multiplies them [b, d]) of ``array_rows`` in float64, scaled, ``size``
-        at a time: a block is good until the next one."""
+        at a time."""
         scale = self._model.train.scale
         if isinstance(rows, RowBlocks):
             yield from rows.blocks("float64", scale, size)

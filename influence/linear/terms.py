@@ -24,8 +24,7 @@ class PointTerms:
     Weights of examples are in s and A.
 
     Attributes:
-        rows: x [b, d], with the constant feature and the data set's scale; good until the next
-            block.
+        rows: x [b, d], with the constant feature and the data set's scale.
         outputs: z [b, c].
         slopes: s [b, c].
         curvatures: A [b, c, c].

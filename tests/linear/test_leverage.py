@@ -218,13 +218,14 @@ def test_a_class_that_is_gone_is_refused():
         binary.parameter_changes([np.flatnonzero(BINARY)])
 
 
-@pytest.mark.parametrize("weight_decay", [0.01, 0.3])
-def test_large_sets_of_a_wide_model_take_a_whole_newton_step(weight_decay):
+@pytest.mark.parametrize(("weight_decay", "scale"), [(0.01, 1.0), (0.3, 0.5)])
+def test_large_sets_of_a_wide_model_take_a_whole_newton_step(weight_decay, scale, monkeypatch):
     # 21 features and 100 classes: p is above what is factored, and half of the points are no
-    # update of low rank.
+    # update of low rank. Their terms come four at a time.
+    monkeypatch.setattr("influence.linear.terms._NUMBERS", 4 * 21 * 100)
     random = np.random.default_rng(0)
     x, labels = random.standard_normal((120, 21)), np.arange(120) % 100
-    model = LogisticRegression(Dataset(x, labels), weight_decay, 100, "float64").fit()
+    model = LogisticRegression(Dataset(x, labels, scale), weight_decay, 100, "float64").fit()
     sets = [np.arange(100, 120), np.arange(99, 120), np.concatenate([[98], np.arange(100, 120)])]
     assert not model._make_removal()._large(Sets.of(sets, 120))
     sets = sets[1:]

@@ -124,11 +124,14 @@ def test_large_arrays_are_read_in_blocks_and_recursions_draw_from_them(monkeypat
     model = MODELS["binary"](PROBLEM.x)
     assert isinstance(model.scans.matrix[0], RowBlocks)
     settings = {"solver": Lissa(scale=2, recursion_depth=50, batch_size=20)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a short recursion
-        expected = truth.influence_on_loss(*TEST, **settings)
-        found = model.influence_on_loss(*TEST, **settings)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    elsewhere = model.parameters + 1.0
+    for theta in (model.parameters, elsewhere):
+        truth.parameters = model.parameters = theta
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a short recursion; no minimum
+            expected = truth.influence_on_loss(*TEST, **settings)
+            found = model.influence_on_loss(*TEST, **settings)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -151,5 +154,7 @@ def test_blocks_are_the_rows(kind, constant, dtype):
         joined = block.joined(np.empty(rows.shape, dtype), weights[where])
         np.testing.assert_allclose(joined, rows * weights[where][:, np.newaxis], rtol=1e-5)
     assert seen == 12
+    kept = [block for _, block in blocks.blocks(dtype, 0.5, 5)]  # none is written over
+    np.testing.assert_allclose(np.concatenate(kept), truth / 2, rtol=1e-6)
     np.testing.assert_array_equal(blocks.numpy(), truth)
     np.testing.assert_array_equal(blocks[3:7].numpy(), truth[3:7])
