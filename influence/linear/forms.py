@@ -46,24 +46,8 @@ class OutputForms:
         return forms
 
 
-class KnownForms:
-    """Forms of all training points of one logit that have been computed, to be taken in order.
-
-    Args:
-        forms: [n].
-    """
-
-    def __init__(self, forms: np.ndarray) -> None:
-        self._rest = forms[:, np.newaxis, np.newaxis]
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Of the next points, which have these rows [b, d]: [b, 1, 1]."""
-        next_ones, self._rest = np.split(self._rest, [len(rows)])
-        return next_ones
-
-
 def own_terms(
-    points: Iterable[PointTerms], forms: OutputForms | KnownForms, number: int
+    points: Iterable[PointTerms], forms: OutputForms, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """s_iᵀ K_i s_i and tr(A_i K_i)/n of the points with these terms, in one scan, with K_i of the
     inverse of the curvature of ``number`` n points: self-influences [b] and leverages [b]."""

@@ -17,7 +17,7 @@ from influence.data.dataset import Dataset
 from influence.data.types import DType, Inputs
 from influence.fitting.newton import minimize
 from influence.linear.diagnostics import cooks_distance, dfbetas, leave_one_out_outputs
-from influence.linear.forms import KnownForms, OutputForms, inverse_for_forms, own_terms
+from influence.linear.forms import OutputForms, inverse_for_forms, own_terms
 from influence.linear.functions import LinearLoss
 from influence.linear.gram import dense_gram, quadratic_forms, sparse_gram
 from influence.linear.hessian import ClassInverse, LinearHessian
@@ -391,13 +391,15 @@ class LinearModel(GenericNeuralNet):
     def _own_terms(self):
         """Self-influences [n] and leverages [n] of all training points, computed at once."""
         if "own terms" not in self._at_theta:
-            if self._wide_ridge:
-                forms: KnownForms | OutputForms = self._wide_forms()
-            else:
-                inverse = self._exact.inverse(self.hessian("float64"))
-                forms = OutputForms(inverse, self.loss.outputs)
-            self._at_theta["own terms"] = own_terms(point_terms(self), forms, len(self.train))
+            self._at_theta["own terms"] = (
+                self._wide_terms() if self._wide_ridge else self._terms_by_inverse()
+            )
         return self._at_theta["own terms"]
+
+    def _terms_by_inverse(self):
+        inverse = self._exact.inverse(self.hessian("float64"))
+        forms = OutputForms(inverse, self.loss.outputs)
+        return own_terms(point_terms(self), forms, len(self.train))
 
     @property
     def _wide_ridge(self) -> float:
@@ -405,15 +407,16 @@ class LinearModel(GenericNeuralNet):
         wide = len(self.train) <= self.weights.shape[0] and self.loss.outputs == 1
         return self.penalty.strength if wide and isinstance(self.penalty, Ridge) else 0.0
 
-    def _wide_forms(self):
+    def _wide_terms(self):
         n, (x, _) = len(self.train), self.scans.matrix
         if scipy.sparse.issparse(x):
             gram = sparse_gram(x.astype(np.float64) * self.train.scale)
         else:
             gram = dense_gram(as_array(x), self.train.scale)
-        curvatures = np.concatenate([terms.curvatures for terms in point_terms(self)])
-        forms = quadratic_forms(gram, curvatures[:, 0, 0], n * self._wide_ridge)
-        return KnownForms(n * forms)
+        parts = [(terms.slopes, terms.curvatures) for terms in point_terms(self)]
+        slopes, curvatures = (np.concatenate(part).ravel() for part in zip(*parts))
+        forms = quadratic_forms(gram, curvatures, n * self._wide_ridge)
+        return n * slopes**2 * forms, curvatures * forms
 
     def _pull(self, thetas):
         """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""

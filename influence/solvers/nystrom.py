@@ -83,9 +83,10 @@ class Sketch:
         size, dtype = operator.shape[0], np.result_type(operator.dtype, np.float32)
         random = np.random.default_rng(seed).standard_normal((size, min(rank, size)), np.float32)
         columns = np.linalg.qr(random.astype(dtype, copy=False))[0]
+        del random  # as large as what follows
         products = _undamped_product(operator, columns)
         core = (columns.T @ products).astype(np.float64)
-        del random, columns  # As large as each of what follows.
+        del columns
         values, basis = np.linalg.eigh((core + core.T) / 2)
         rounding = 10 * np.finfo(dtype).eps * np.linalg.norm(products)
         self.lowest = 0.0 if abs(values[0]) <= rounding else float(values[0])
