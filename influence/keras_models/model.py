@@ -162,8 +162,8 @@ class KerasModel(GenericNeuralNet):
         self.train, self.dtype = train, np.dtype(self._network.variables[0].dtype.as_numpy_dtype)
         x, labels = train.first(_PROBED)
         self.points = self._make_points()
-        x, labels = self.points.input_tensor(x), self.points.label_tensor(labels)
-        x = self.convert(x)
+        few, labels = self.points.input_tensor(x), self.points.label_tensor(labels)
+        x = self.convert(few)
         outputs = checked_outputs(self._network, x)
         self._loss = KerasLoss(model, loss, outputs, train.spec[1], smoothing)
         super().__init__(train, self._network.variables, self.dtype, batch_size)
@@ -174,8 +174,9 @@ class KerasModel(GenericNeuralNet):
         self._loss.check(labels, self.input_logits(x))
         self.mode, self._no_second = checked_derivatives(self, self._network, self._loss)
         self._input_gradient_checked = False
+        # Of a few points: what the frozen layers make of all is computed when it is needed.
         self._is_last_layer = not isinstance(train, Stream) and is_last_layer(
-            self, self.convert(self.points.sample(_PROBED)[0])
+            self, self.convert(self.points.embedded(few))
         )
         # Made when they are asked for, once for all that share the network.
         self._make_layer_scans = functools.cache(functools.partial(LayerScans, self, self._network))
