@@ -79,7 +79,7 @@ class LayerCapture:
     Dense layers, convolutions without groups, embeddings and normalisations, wherever they are in
     the model and however often they are called. It is tried out on a few points: a layer whose
     gradient is not TensorFlow's, because its weights are used elsewhere, too, or it is called
-    inside a loop, is not one of them.
+    inside a loop, is not one of them, nor is one that has no gradients there.
 
     Args:
         model: a ``KerasModel``.
@@ -163,7 +163,9 @@ class LayerCapture:
         # [tried, layers] each.
         errors, sizes = np.stack([each.numpy() for each in compiled(x)], axis=1)
         small = errors <= _TOLERANCE[self._model.dtype.name] * sizes
-        self.layers = [layer for layer, fine in zip(self.layers, small.all(axis=0)) if fine]
+        # Gradients that are all 0, as behind a last layer of zeros, say nothing of others.
+        faithful = small.all(axis=0) & sizes.any(axis=0)
+        self.layers = [layer for layer, fine in zip(self.layers, faithful) if fine]
 
     def _differences(self, captured, point):
         """[2, layers]: how far the gradients of all points are from what they are where only the

@@ -358,6 +358,23 @@ def test_weights_that_are_used_elsewhere_too_have_the_diagonal():
     np.testing.assert_allclose(block.values, model.gauss_newton().diagonal(), atol=1e-12)
 
 
+def test_nothing_is_known_of_a_layer_without_gradients():
+    # Behind a last layer of zeros the tied weights have none, nor a wrong one that would show.
+    keras.config.set_dtype_policy("float64")
+    random = np.random.default_rng(0)
+    zeros = layers.Dense(CLASSES, kernel_initializer="zeros")
+    network = keras.Sequential([keras.Input((3,), dtype="int32"), Tied(), zeros])
+    words, labels = random.integers(0, CLASSES, (N, 3)), np.arange(N) % CLASSES
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = KerasModel(network, (words, labels), loss, damping=0.1)
+    block = random.standard_normal((model.num_parameters, 2))
+    model.scans.directional_derivatives(model.tensors, tf.constant(block))
+    model.parameters = random.standard_normal(model.num_parameters)
+    found = model.scans.directional_derivatives(model.tensors, tf.constant(block))
+    truth = model.scans.gradients("normal", model.tensors) @ block
+    np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-12)
+
+
 # Weights, regularisers, draws and files.
 
 
