@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.curvature.autodiff import AutodiffHessian
-from influence.curvature.modes import REVERSE
+from influence.curvature.loss_curvature import loss_matrices, loss_product
 from influence.data.batches import sum_over_batches
 from influence.data.types import PointTensors
 from influence.data.vectors import flatten, split
@@ -48,20 +48,10 @@ class GaussNewton(AutodiffHessian):
 
         def product(vector):
             logits, along, transposed = linearized(split(vector, model.variables))
-            curved = self._loss_curvature(logits, labels)(along)
+            curved = loss_product(model, logits, labels)(along)
             return flatten(transposed(tf.stop_gradient(curved)))
 
         return product
-
-    def _loss_curvature(self, logits, labels):
-        """Λ_i times what is shaped as the logits, for every point of a batch."""
-
-        def loss():
-            return tf.reduce_sum(self._model.example_losses(logits, labels))
-
-        # A gradient of a gradient also in forward mode: a loss is no place to save time.
-        product = REVERSE.second(loss, [logits], [logits])
-        return lambda along: product([along])[0]
 
     def _dense(self):
         # Products of all the Jacobians at once, instead of p products with the operator.
@@ -94,20 +84,8 @@ class GaussNewton(AutodiffHessian):
         x, labels = points
         model = self._model
         converted = model.convert(x)
-        curvatures = self._curvatures(model.logits(converted), labels)
+        curvatures = loss_matrices(model, model.logits(converted), labels)
         return model.output_jacobians(converted), curvatures
-
-    def _curvatures(self, logits, labels):
-        """Λ_i of every point of a batch, [m, c, c]."""
-        shape = tf.shape(logits)
-        size, outputs = shape[0], int(np.prod(logits.shape[1:]))
-        curvature = self._loss_curvature(logits, labels)
-
-        def of_output(output):
-            along = tf.reshape(tf.one_hot(tf.fill([size], output), outputs), shape)
-            return tf.reshape(curvature(tf.cast(along, self.dtype)), [size, outputs])
-
-        return tf.stack([of_output(output) for output in range(outputs)], axis=1)
 
     def _jacobian_product(self, x, labels):
         """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""

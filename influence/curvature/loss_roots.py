@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from influence.curvature.modes import REVERSE
+from influence.curvature.loss_curvature import loss_matrices, loss_product
 
 # Up to this many outputs a point's Λ is taken apart by its eigenvectors; above, u is drawn.
 EXACT_OUTPUTS = 32
@@ -81,16 +81,7 @@ class LossRoots:
             )
 
     def _exact(self, logits, labels, rows, seed):
-        product, c = self._curvature(logits, labels), self._outputs
-        shape = tf.shape(logits)
-
-        def of_output(output):
-            along = tf.one_hot(tf.fill([shape[0]], output), c, dtype=logits.dtype)
-            return tf.reshape(product(tf.reshape(along, shape)), [-1, c])
-
-        matrices = tf.transpose(
-            tf.map_fn(of_output, tf.range(c), fn_output_signature=logits.dtype), [1, 0, 2]
-        )
+        matrices = loss_matrices(self._model, logits, labels)
         values, vectors = tf.linalg.eigh((matrices + tf.linalg.matrix_transpose(matrices)) / 2)
         kept = tf.nn.relu(values)
         roots = tf.transpose(vectors * tf.sqrt(kept)[:, tf.newaxis], [2, 0, 1])
@@ -106,7 +97,7 @@ class LossRoots:
         return roots, chosen, tf.stack([negative, tf.reduce_sum(tf.abs(values))])
 
     def _signs(self, logits, labels, rows, seed):
-        diagonal = self._curvature(logits, labels)(tf.ones_like(logits))
+        diagonal = loss_product(self._model, logits, labels)(tf.ones_like(logits))
         uniform = self._uniform(seed, rows, self._outputs, logits.dtype)
         signs = tf.reshape(2 * tf.round(uniform) - 1, [DRAWS, *tf.unstack(tf.shape(logits))])
         roots = signs * tf.sqrt(tf.nn.relu(diagonal)) / np.sqrt(DRAWS)
@@ -127,15 +118,6 @@ class LossRoots:
         negative = tf.reduce_sum(tf.nn.relu(-scale))
         return roots, _all(rows), tf.stack([negative, tf.reduce_sum(tf.abs(scale))])
 
-    def _curvature(self, logits, labels):
-        """v -> Λ_i v_i of every point."""
-
-        def loss():
-            return tf.reduce_sum(self._model.example_losses(logits, labels))
-
-        product = REVERSE.second(loss, [logits], [logits])
-        return lambda along: product([along])[0]
-
     def _uniform(self, seed, rows, number, dtype):
         """[draws, m, number], of a point the same in every batch."""
 
@@ -148,12 +130,12 @@ class LossRoots:
     def _is(self, form, logits, labels):
         """Whether Λ is of a form."""
         along = _direction(logits)
-        truth = self._curvature(logits, labels)(along).numpy()
+        truth = loss_product(self._model, logits, labels)(along).numpy()
         error = np.linalg.norm(form(logits, labels, along).numpy() - truth)
         return error <= _ROUNDING[self._model.dtype.name] * np.linalg.norm(truth)
 
     def _diagonal_product(self, logits, labels, along):
-        return along * self._curvature(logits, labels)(tf.ones_like(logits))
+        return along * loss_product(self._model, logits, labels)(tf.ones_like(logits))
 
     def _softmax_product(self, logits, labels, along):
         probabilities = tf.nn.softmax(logits)
@@ -167,7 +149,7 @@ class LossRoots:
             level._keras_mask = logits._keras_mask
         along = _direction(logits)
         unscaled = _softmax_curvature(tf.nn.softmax(level), along)
-        product = self._curvature(level, labels)(along)
+        product = loss_product(self._model, level, labels)(along)
         over = tf.reduce_sum(tf.square(unscaled), axis=-1, keepdims=True)
         return tf.reduce_sum(product * unscaled, axis=-1, keepdims=True) / over
 

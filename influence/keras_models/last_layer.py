@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from influence.curvature.loss_curvature import loss_matrices
 from influence.data.batches import number_of_rows, take_rows
 from influence.data.types import Tensors
 from influence.keras_models.layer_gauss_newton import LayerGaussNewton
@@ -77,7 +78,7 @@ class LastLayerHessian(LayerGaussNewton):
         slopes = tape.gradient(losses, logits)
         if len(model.variables) == 2:
             features = tf.concat([features, tf.ones_like(features[:, :1])], axis=1)
-        return features, logits, slopes, self._curvatures(logits, labels)
+        return features, logits, slopes, loss_matrices(self._model, logits, labels)
 
     def _dense(self):
         c = self._model.num_outputs

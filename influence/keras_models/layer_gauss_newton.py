@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from influence.curvature.gauss_newton import GaussNewton
+from influence.curvature.loss_curvature import loss_matrices
 from influence.data.batches import is_stream, number_of_rows, sum_over_batches
 from influence.data.types import PointTensors
 from influence.keras_models.layer_factors import LayerFactors, LinearFactors
@@ -96,7 +97,7 @@ class LayerGaussNewton(GaussNewton):
         along = tf.add_n(
             [form.along(*each) for form, *each in zip(forms, inputs, parts, directions)]
         )
-        curved = self._curvatures(logits, labels) @ tf.transpose(along, [1, 0, 2])
+        curved = loss_matrices(self._model, logits, labels) @ tf.transpose(along, [1, 0, 2])
         weights = tf.transpose(curved, [1, 0, 2])
         return [form.against(*each, weights) for form, *each in zip(forms, inputs, parts)]
 
