@@ -39,8 +39,12 @@ class Derivatives(NamedTuple):
     no_second: str | None
 
 
-def checked_derivatives(model: Any, network: KerasNetwork, loss: KerasLoss) -> Derivatives:
+def checked_derivatives(
+    model: Any, network: KerasNetwork, loss: KerasLoss, is_last_layer: bool = False
+) -> Derivatives:
     """How a ``KerasModel`` can compute its derivatives; tries out its ``mode``.
+
+    One that ``is_last_layer`` has its second derivatives in closed form, of the loss's alone.
 
     Raises:
         ValueError: there are no derivatives, or they are not those of what is computed.
@@ -55,7 +59,7 @@ def checked_derivatives(model: Any, network: KerasNetwork, loss: KerasLoss) -> D
     for mode in (FORWARD, REVERSE):
         if trial.first_problem(mode):
             continue
-        if no_second or not trial.second_problem(mode):
+        if is_last_layer or no_second or not trial.second_problem(mode):
             return trial.chosen(mode, no_second)
         first_only = first_only or mode
     if first_only is None:

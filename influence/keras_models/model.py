@@ -172,12 +172,14 @@ class KerasModel(GenericNeuralNet):
         if regularization is None:
             check_penalties(self._network, x)
         self._loss.check(labels, self.input_logits(x))
-        self.mode, self._no_second = checked_derivatives(self, self._network, self._loss)
-        self._input_gradient_checked = False
         # Of a few points: what the frozen layers make of all is computed when it is needed.
         self._is_last_layer = not isinstance(train, Stream) and is_last_layer(
             self, self.convert(self.points.embedded(few))
         )
+        self.mode, self._no_second = checked_derivatives(
+            self, self._network, self._loss, self._is_last_layer
+        )
+        self._input_gradient_checked = False
         # Made when they are asked for, once for all that share the network.
         self._make_layer_scans = functools.cache(functools.partial(LayerScans, self, self._network))
 
