@@ -2,7 +2,7 @@
 
 import os
 
-from scripts.report.terminal import held_back
+from influence_command import held_back
 
 # TensorFlow's start-up messages would bury the tables; this must be said before it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _FILES = (
     *("README.md", "LICENSE", "Makefile", "pyproject.toml", "requirements.lock", ".gitignore"),
-    *("docs", "influence", "scripts", "tests", "data/README.md", "inception/README.md"),
+    *("docs", "influence", "influence_command.py", "scripts", "tests"),
+    *("data/README.md", "inception/README.md"),
     *("figures/README.md", "figures/published"),
 )
 

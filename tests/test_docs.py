@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from influence.command import main as command
 from scripts import explain
 from scripts.report.results import row
 
@@ -17,19 +18,23 @@ PUBLISHED = ROOT / "figures" / "published"
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
-# Of shell blocks only this command is run; the others are of the experiments, which have tests.
-COMMAND = re.compile(r"^\S*python -m scripts\.explain (.*)$", re.MULTILINE)
+# Of shell blocks only these commands are run; the others are of the experiments, which have tests.
+COMMANDS = {
+    re.compile(r"^\S*python -m scripts\.explain (.*)$", re.MULTILINE): explain.main,
+    re.compile(r"^influence (.*)$", re.MULTILINE): command.main,
+}
 
 
 def run(text, name):
-    """Run the Python blocks, and the commands that explain, of a page in their order."""
+    """Run the Python blocks, and the commands of the library, of a page in their order."""
     scope = {}
     for language, block in re.findall(r"```(python|sh)\n(.*?)```", text, re.DOTALL):
         if language == "python":
             exec(compile(block, name, "exec"), scope)
         else:
-            for arguments in COMMAND.findall(block):
-                explain.main(shlex.split(arguments, comments=True))
+            for pattern, main in COMMANDS.items():
+                for arguments in pattern.findall(block):
+                    assert not main(shlex.split(arguments, comments=True))
     return scope
 
 
@@ -43,8 +48,8 @@ def test_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     assert printed.count("(3, 1500)") >= 4
 
 
-def test_there_are_eight_pages():
-    assert len(PAGES) == 8
+def test_there_are_nine_pages():
+    assert len(PAGES) == 9
     for name, text in PAGES.items():
         assert f"docs/{name}" in README
         assert len(text.splitlines()) <= 180, name

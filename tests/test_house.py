@@ -33,6 +33,7 @@ STAIRCASE = [
     "sklearn_models",
     "keras_models",
     "studies",
+    "command",
 ]
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY)
 
@@ -225,7 +226,7 @@ def test_the_wheel_has_every_room(tmp_path):
     # Elsewhere, so that no build folder is left in the checkout.
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("influence", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("influence", "influence_command.py", "pyproject.toml", "README.md", "LICENSE"):
         (source / name).symlink_to(ROOT / name)
     done = subprocess.run(
         [sys.executable, "-c", build, str(tmp_path)], cwd=source, capture_output=True, text=True
@@ -235,5 +236,8 @@ def test_the_wheel_has_every_room(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     wanted = {path.relative_to(ROOT).as_posix() for path in LIBRARY.rglob("*.py")}
-    assert wanted | {"influence/py.typed"} <= inside
+    assert (
+        wanted | {"influence/py.typed", "influence_command.py", "influence/command/report.html"}
+        <= inside
+    )
     assert not [name for name in inside if name.startswith(("scripts", "tests"))]

@@ -24,11 +24,12 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from influence.data.files import write_atomically
+from influence_command import held_back
 from scripts.loaders.archive import DataError
 from scripts.loaders.registry import Provenance
 from scripts.report.commit import version
 from scripts.report.comparison import comparison
-from scripts.report.terminal import held_back, plain_warnings
+from scripts.report.terminal import plain_warnings
 
 SCALES = ("laptop", "paper", "quick")
 _VERSIONS = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "pandas")

@@ -3,36 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import sys
-import tempfile
 import warnings
-
-
-@contextlib.contextmanager
-def held_back():
-    """Keep from the terminal what is written to stderr meanwhile, by compiled code too, and show it
-    if the block raises."""
-    if sys.stderr is None:  # closed
-        yield
-        return
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            sys.stderr.flush()
-            kept.seek(0)
-            with open(terminal, "wb", closefd=False) as shown:
-                shutil.copyfileobj(kept, shown)
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 @contextlib.contextmanager

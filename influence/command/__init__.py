@@ -1,0 +1,1 @@
+"""The installed command: influences for people who have a table, and no code."""

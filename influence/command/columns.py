@@ -1,0 +1,186 @@
+"""The columns of a table as a model can take them: numbers, dates, and categories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+
+from influence.command.tables import as_numbers, missing_columns
+
+_DATE = r"\s*\d{4}-\d{2}-\d{2}([T ].*)?\s*"
+_GAP = "(empty)"
+# Categories of a column beyond these are one, "infrequent".
+_MOST_CATEGORIES = 20
+# A text that has another value in more than every second row is a name, not a category.
+_NAMES_FROM = 20
+_DATE_NUMBERS = ("days", "month", "weekday")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a training table are what.
+
+    Attributes:
+        numbers, dates, categories: their names.
+        left_out: the names of the others, and why.
+    """
+
+    numbers: list[str]
+    dates: list[str]
+    categories: list[str]
+    left_out: dict[str, str]
+
+    @property
+    def used(self) -> list[str]:
+        """The names of all that a model is given."""
+        return self.numbers + self.dates + self.categories
+
+    def tidy(self, x: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """The columns in use as floats, times and texts.
+
+        Raises:
+            ValueError: a column is missing, or is text where the training table has numbers.
+        """
+        missing_columns(self.used, x, path, "the training table")
+        parts = {name: as_numbers(x[name], path) for name in self.numbers}
+        parts |= {name: _as_dates(x[name]) for name in self.dates}
+        for name in self.categories:
+            parts[name] = x[name].astype(str).astype(object).where(x[name].notna(), _GAP)
+        return pd.DataFrame(parts, index=x.index)
+
+    def encoder(self) -> ColumnTransformer:
+        """An unfitted transformer of tidy tables to standardised numbers, with names."""
+        numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+        expand = FunctionTransformer(_date_numbers, feature_names_out=_date_names)
+        one_hot = OneHotEncoder(
+            handle_unknown="warn",
+            max_categories=_MOST_CATEGORIES,
+            sparse_output=False,
+            feature_name_combiner=_category_name,
+        )
+        return ColumnTransformer(
+            [
+                ("numbers", numbers, self.numbers),
+                ("dates", make_pipeline(expand, numbers), self.dates),
+                ("categories", one_hot, self.categories),
+            ],
+            verbose_feature_names_out=False,
+        ).set_output(transform="pandas")
+
+    def __str__(self) -> str:
+        used = {
+            "standardised": (self.numbers, "number", "numbers"),
+            "as days, month and weekday": (self.dates, "date", "dates"),
+            "one-hot": (self.categories, "category", "categories"),
+        }
+        parts = [
+            f"{len(names)} {singular if len(names) == 1 else plural} {how}"
+            for how, (names, singular, plural) in used.items()
+            if names
+        ]
+        return ", ".join(parts)
+
+
+def columns_of(x: pd.DataFrame, path: Path) -> Columns:
+    """What the columns of a training table are.
+
+    Raises:
+        ValueError: a column is numbers in most rows and text in others, or none is of use.
+    """
+    numbers, dates, categories, left_out = [], [], [], {}
+    for name in x.columns:
+        column = x[name]
+        values = column.dropna()
+        if name.startswith("Unnamed: "):
+            left_out[name] = "it has no name, as row numbers that were saved along"
+        elif values.empty:
+            left_out[name] = "it is empty"
+        elif _are_numbers(column):
+            as_numbers(column, path)
+            numbers.append(name)
+        elif _are_dates(values):
+            dates.append(name)
+        elif _are_names(values):
+            left_out[name] = "nearly every row has another text in it"
+        else:
+            categories.append(name)
+    columns = Columns(numbers, dates, categories, left_out)
+    if not columns.used:
+        reasons = "; ".join(f"{name!r}: {why}" for name, why in left_out.items())
+        raise ValueError(f"{path} has no column to predict from ({reasons}).")
+    return columns
+
+
+def differences(x: pd.DataFrame, row: pd.Series, others: pd.DataFrame) -> pd.DataFrame:
+    """How far each of ``others`` [k, d] is from a row in each column, in standard deviations of
+    the column in ``x``; categories that differ are one apart, and a gap is not apart.
+
+    Args:
+        x, row, others: tidy.
+    """
+    apart = {}
+    for name in x.columns:
+        column = x[name]
+        if column.dtype == object:
+            apart[name] = (others[name] != row[name]).astype(np.float64)
+        else:
+            spread = column.std() or 1
+            apart[name] = ((others[name] - row[name]) / spread).abs().fillna(0.0).astype(float)
+    return pd.DataFrame(apart, index=others.index)
+
+
+def _are_numbers(column) -> bool:
+    """Whether most values are numbers; that all are is for ``as_numbers`` to see."""
+    if pd.api.types.is_numeric_dtype(column):
+        return True
+    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column):
+        return False
+    values = column.dropna().astype(str)
+    return bool(pd.to_numeric(values, errors="coerce").notna().mean() > 0.5)
+
+
+def _are_dates(values) -> bool:
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return True
+    texts = values.astype(str)
+    return bool(texts.str.fullmatch(_DATE).all() and _as_dates(texts).notna().all())
+
+
+def _as_dates(column):
+    """Times without a zone; NaT where there is none."""
+    times = pd.to_datetime(column, errors="coerce", utc=True, format=_format(column))
+    return times.dt.tz_localize(None)
+
+
+def _format(column):
+    return None if pd.api.types.is_datetime64_any_dtype(column) else "ISO8601"
+
+
+def _are_names(values) -> bool:
+    different = values.astype(str).nunique()
+    return different > _NAMES_FROM and different > len(values) / 2
+
+
+def _date_numbers(x: pd.DataFrame) -> pd.DataFrame:
+    parts = {}
+    for name in x.columns:
+        times = x[name]
+        numbers = (times - pd.Timestamp(1970, 1, 1)) / pd.Timedelta(days=1), times.dt.month
+        for part, values in zip(_DATE_NUMBERS, (*numbers, times.dt.day_of_week)):
+            parts[f"{name} ({part})"] = values.astype(np.float64)
+    return pd.DataFrame(parts, index=x.index)
+
+
+def _date_names(transformer, names) -> list[str]:
+    return [f"{name} ({part})" for name in names for part in _DATE_NUMBERS]
+
+
+def _category_name(name, category) -> str:
+    return f"{name} = {category}"

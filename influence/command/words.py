@@ -1,0 +1,37 @@
+"""Values and tables as people read them on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+_LONGEST = 24
+
+
+def value(value: Any) -> str:
+    """A cell: four digits of a number, the day of a date, not more than a few words of a text."""
+    if isinstance(value, pd.Timestamp):
+        return str(value.date()) if value == value.normalize() else str(value)[:16]
+    if value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
+        return "(empty)"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}"
+    text = " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:
+    """Cells in columns, the last ``left`` of them flush left."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    first = len(header) - left
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place < first else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    )
