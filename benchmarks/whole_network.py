@@ -69,9 +69,10 @@ def fitted(name: str, data: str, epochs: int):
     keras.utils.set_random_seed(0)
     mnist = load_mnist(data)
     x, x_test = (
-        np.float32(part.x.reshape(-1, 28, 28, 1)) / 255 for part in (mnist.train, mnist.test)
+        np.float32(images.reshape(-1, 28, 28, 1)) / 255
+        for images in (mnist.train.x[:EXAMPLES], mnist.test.x)
     )
-    x, labels = x[:EXAMPLES], mnist.train.labels[:EXAMPLES]
+    labels = mnist.train.labels[:EXAMPLES]
     network = keras.Sequential([keras.Input(x.shape[1:]), *NETWORKS[name]()])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile("adam", loss, metrics=["accuracy"])

@@ -37,7 +37,7 @@ class Counted(HessianOperator):
 def test_against_the_dense_definition(damping, seed):
     """Frangella, Tropp & Udell (2021): Â = AΩ(ΩᵀAΩ)⁻¹ΩᵀA, and equation 5.3."""
     matrix = falling()
-    random = np.random.default_rng(seed).standard_normal((P, RANK), np.float32)
+    random = np.random.default_rng(seed).standard_normal((RANK, P), np.float32).T
     omega = np.linalg.qr(random.astype(np.float64))[0]
     y = matrix @ omega
     values, vectors = np.linalg.eigh(y @ np.linalg.solve(omega.T @ y, y.T))
