@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from influence.curvature.gauss_newton import GaussNewton
@@ -31,7 +32,7 @@ class LayerGaussNewton(GaussNewton):
             are served as by ``GaussNewton``.
     """
 
-    _model: Any  # with ``layer_scans``
+    _model: Any  # a ``KerasModel``
 
     def product_of(self, points: PointTensors, block: tf.Tensor) -> tf.Tensor:
         if not self._shares(block.shape[1]):
@@ -63,7 +64,7 @@ class LayerGaussNewton(GaussNewton):
         def of_points(x, labels):
             captured = self._model.layer_scans.capture.captured(x)  # for its shapes
             forms = [
-                _form(layer, inputs.shape[1], self._model.num_outputs)
+                _form(layer, inputs.shape[1], len(self._directions()))
                 for layer, inputs in zip(layers, captured.inputs)
             ]
             numbers = sum(form.numbers for form in forms)
@@ -92,14 +93,26 @@ class LayerGaussNewton(GaussNewton):
             slopes = captured.slopes(along)
             return [form.part(*each) for form, *each in zip(forms, inputs, slopes)]
 
-        units = tf.eye(self._model.num_outputs, dtype=self.dtype)
-        parts = tf.map_fn(of_output, units, fn_output_signature=[self.dtype] * len(forms))
+        units = self._directions()
+        parts = tf.map_fn(
+            of_output, tf.constant(units, self.dtype), fn_output_signature=[self.dtype] * len(forms)
+        )
         along = tf.add_n(
             [form.along(*each) for form, *each in zip(forms, inputs, parts, directions)]
         )
-        curved = loss_matrices(self._model, logits, labels) @ tf.transpose(along, [1, 0, 2])
-        weights = tf.transpose(curved, [1, 0, 2])
+        curvatures = loss_matrices(self._model, logits, labels)[:, : len(units), : len(units)]
+        weights = tf.transpose(curvatures @ tf.transpose(along, [1, 0, 2]), [1, 0, 2])
         return [form.against(*each, weights) for form, *each in zip(forms, inputs, parts)]
+
+    def _directions(self):
+        """D [r, c] of the logits with Λ = DᵀΛ'D, where Λ' are the first r rows and columns of Λ.
+
+        Of a softmax only the differences to the last logit count, Λ1 = 0, which saves one of c.
+        """
+        units = np.eye(self._model.num_outputs)
+        if not self._model._loss.of_differences:
+            return units
+        return (units - units[-1])[:-1]
 
     def _joined(self, layers, products):
         """Blocks [a, b, k] of the layers as one [p, k]."""

@@ -78,6 +78,13 @@ class OutputLoss:
         """Whether the outputs come from a softmax or sigmoid."""
         return self._activation is not None
 
+    @property
+    def of_differences(self) -> bool:
+        """Whether the loss is known to depend on the differences of a point's logits [c] alone, as
+        what is made of a softmax of them does."""
+        softmax = self._activation is keras.activations.softmax or self._squash is tf.nn.softmax
+        return softmax and len(self._outputs) == 1
+
     def activate(self, logits: tf.Tensor) -> tf.Tensor:
         """The outputs again."""
         return logits if self._activation is None else self._activation(logits)

@@ -108,6 +108,11 @@ class KerasLoss:
         """Whether the labels of the one output are known to be classes."""
         return self._single and self._outputs[0].classifies
 
+    @property
+    def of_differences(self) -> bool:
+        """Whether the one output's loss is known to depend on the differences of logits alone."""
+        return self._single and self._outputs[0].of_differences
+
     def split(self, logits: tf.Tensor) -> Tensors:
         """The logits of each output, in the structure of the outputs."""
         return keras.tree.pack_sequence_as(self._structure, self._parts(logits))

@@ -99,6 +99,30 @@ def test_batches_streams_weights_and_digits(settings, monkeypatch):
     np.testing.assert_allclose(model.gauss_newton() @ block, expected, atol=atol)
 
 
+@pytest.mark.parametrize(
+    ("activation", "loss", "outputs"),
+    [
+        ("softmax", "categorical_crossentropy", CLASSES - 1),
+        ("softmax", "mse", CLASSES - 1),
+        ("softmax", keras.losses.CategoricalFocalCrossentropy(), CLASSES - 1),
+        (None, keras.losses.CategoricalCrossentropy(True, label_smoothing=0.1), CLASSES - 1),
+        (None, keras.losses.BinaryCrossentropy(True), CLASSES),
+        ("sigmoid", "binary_crossentropy", CLASSES),
+        (None, "mse", CLASSES),
+    ],
+)
+def test_of_a_softmax_the_last_output_is_not_computed(activation, loss, outputs):
+    keras.utils.set_random_seed(0)
+    inner = keras.layers.Dense(4, "tanh", dtype="float64")
+    last = keras.layers.Dense(CLASSES, activation, dtype="float64")
+    network = keras.Sequential([keras.Input((2,), dtype="float64"), inner, last])
+    x, y = np.random.default_rng(0).standard_normal((N, 2)), np.eye(CLASSES)[np.arange(N) % CLASSES]
+    model = KerasModel(network, (x, y), loss)
+    operator, block = model.gauss_newton(), block_of(model)
+    assert len(operator._directions()) == outputs
+    np.testing.assert_allclose(operator @ block, GaussNewton(model).dense() @ block, atol=1e-12)
+
+
 def test_memory_makes_batches_smaller(monkeypatch):
     monkeypatch.setattr(layer_gauss_newton, "_NUMBERS", 2000)
     model = make("convolutional")
