@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from benchmarks.fig2_against_2017 import median_time, timed
-from influence import ConjugateGradient, KerasModel, nystrom
+from influence import BlockConjugateGradient, KerasModel, nystrom
 from scripts.loaders.mnist import load_mnist
 
 EXAMPLES, EPOCHS = 10_000, 5
@@ -104,7 +104,7 @@ def measure(name: str, data: str, epochs: int) -> None:
 
     def exact(points):
         preconditioner = nystrom(curvature)
-        solver = Recorded(ConjugateGradient(TOLERANCE, preconditioner=preconditioner))
+        solver = Recorded(BlockConjugateGradient(TOLERANCE, preconditioner=preconditioner))
         scores = model.influence_on_loss(*points, curvature=curvature, solver=solver)
         solution = solver.solution
         return scores, f"{max(solution.iterations)} steps, residual {max(solution.residual):.1e}"

@@ -22,6 +22,7 @@ from influence.objective.datamodeling import (
 from influence.objective.generic_neural_net import GenericNeuralNet
 from influence.objective.validation import Validation
 from influence.sklearn_models.adapter import from_sklearn
+from influence.solvers.block_conjugate_gradient import BlockConjugateGradient
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
 from influence.solvers.lissa import Lissa
@@ -46,6 +47,7 @@ __all__ = [
     "AutodiffHessian",
     "BinaryInceptionModel",
     "BinaryLogisticRegression",
+    "BlockConjugateGradient",
     "Brittleness",
     "ConjugateGradient",
     "DampingChoice",

@@ -131,16 +131,17 @@ class ConjugateGradient:
         indefinite = np.count_nonzero(solution.negative_curvature)
         if indefinite:
             complain(
-                f"ConjugateGradient met negative curvature for {indefinite} of {k} right-hand "
+                f"{type(self).__name__} met negative curvature for {indefinite} of {k} right-hand "
                 f"sides: the operator is not positive "
                 f"definite{remedy_of(operator, curvature.min())}",
                 strict,
             )
         elif not np.all(solution.converged):
             complain(
-                f"ConjugateGradient stopped at relative residual {np.max(solution.residual):.2g} "
-                f"(tolerance {self.tolerance:.2g}) after {np.max(solution.iterations)} iterations "
-                f"for {k - np.count_nonzero(solution.converged)} of {k} right-hand sides; raise "
+                f"{type(self).__name__} stopped at relative residual "
+                f"{np.max(solution.residual):.2g} (tolerance {self.tolerance:.2g}) after "
+                f"{np.max(solution.iterations)} iterations for "
+                f"{k - np.count_nonzero(solution.converged)} of {k} right-hand sides; raise "
                 f"max_iterations, add damping, compute in float64, or use Exact().",
                 strict,
             )

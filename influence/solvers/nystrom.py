@@ -12,6 +12,7 @@ import scipy.linalg
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from influence.solvers.block_conjugate_gradient import BlockConjugateGradient
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.solution import Operator, Solution, SolverError, as_block
 
@@ -159,7 +160,7 @@ class NystromInverse:
 
 @dataclass(frozen=True)
 class NystromSolver:
-    """Conjugate gradients, preconditioned by a sketch from when on that pays: the default of
+    """Block conjugate gradients, preconditioned by a sketch from when on that pays: the default of
     networks.
 
     A sketch costs the products of its columns once, and saves some steps for every right-hand side
@@ -174,7 +175,7 @@ class NystromSolver:
     tolerance: float = 1e-6
 
     def solve(self, operator: Any, rhs: ArrayLike, strict: bool = False) -> Solution:
-        """As ``ConjugateGradient.solve``."""
+        """As ``BlockConjugateGradient.solve``."""
         kept = getattr(operator, "kept", {})
         products = kept.get("products", 0) + _STEPS_SAVED * as_block(rhs)[0].shape[1]
         fits = _RANK * operator.shape[0] <= _MOST_NUMBERS
@@ -182,7 +183,8 @@ class NystromSolver:
         if fits and products >= _RANK:
             with contextlib.suppress(SolverError):
                 preconditioner = nystrom(operator, _RANK)
-        solver = ConjugateGradient(self.tolerance, preconditioner=preconditioner)
+        kind = ConjugateGradient if preconditioner is None else BlockConjugateGradient
+        solver = kind(self.tolerance, preconditioner=preconditioner)
         solution = solver.solve(operator, rhs, strict)
         kept["products"] = kept.get("products", 0) + int(np.sum(solution.iterations))
         return solution

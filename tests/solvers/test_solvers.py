@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influence import ConjugateGradient, Exact, Lissa, SolverError, SolverWarning
+from influence import (
+    BlockConjugateGradient,
+    ConjugateGradient,
+    Exact,
+    Lissa,
+    SolverError,
+    SolverWarning,
+)
 from influence.curvature import operator as hessian
 from influence.curvature.operator import MatrixOperator
 from influence.solvers.preconditioners import KeptInverse
+
+CG = (ConjugateGradient, BlockConjugateGradient)
 
 
 def spd(p=12, condition=1e3, seed=0):
@@ -21,7 +30,11 @@ def spd(p=12, condition=1e3, seed=0):
     return (q * np.geomspace(1, condition, p)) @ q.T
 
 
-@pytest.mark.parametrize("solver", [Exact(), ConjugateGradient(1e-12)], ids=["exact", "cg"])
+@pytest.mark.parametrize(
+    "solver",
+    [Exact(), ConjugateGradient(1e-12), BlockConjugateGradient(1e-12)],
+    ids=["exact", "cg", "block cg"],
+)
 @pytest.mark.parametrize("k", [None, 1, 3, 30], ids=["vector", "1", "3", "k > p"])
 @pytest.mark.parametrize("condition", [1, 1e2, 1e3])
 def test_against_dense_float64(solver, k, condition):
@@ -48,15 +61,18 @@ def test_residual_is_the_true_one():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 20), st.integers(1, 5))
-def test_columns_do_not_feel_each_other(seed, p, k):
+@pytest.mark.parametrize("kind", CG)
+def test_columns_do_not_feel_each_other(kind, seed, p, k):
     random = np.random.default_rng(seed)
     matrix, block = spd(p, 100, seed), random.standard_normal((p, k))
-    together = ConjugateGradient(1e-10).solve(matrix, block).x
-    alone = [ConjugateGradient(1e-10).solve(matrix, column).x for column in block.T]
+    together = kind(1e-10).solve(matrix, block).x
+    alone = [kind(1e-10).solve(matrix, column).x for column in block.T]
     np.testing.assert_allclose(together, np.stack(alone, 1), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", [Exact(), ConjugateGradient()], ids=["exact", "cg"])
+@pytest.mark.parametrize(
+    "solver", [Exact(), *(kind() for kind in CG)], ids=["exact", "cg", "block cg"]
+)
 def test_zero_right_hand_side_gives_zero(solver):
     v = np.stack([np.zeros(12), np.ones(12)], 1)
     solution = solver.solve(spd(), v)
@@ -65,7 +81,9 @@ def test_zero_right_hand_side_gives_zero(solver):
     assert solution.converged.all()
 
 
-@pytest.mark.parametrize("solver", [Exact(), ConjugateGradient()], ids=["exact", "cg"])
+@pytest.mark.parametrize(
+    "solver", [Exact(), *(kind() for kind in CG)], ids=["exact", "cg", "block cg"]
+)
 @pytest.mark.parametrize(
     ("v", "message"),
     [(np.full(12, np.nan), "finite"), (np.ones((12, 1, 1)), r"\[p\] or \[p, k\]")],
@@ -100,9 +118,10 @@ def test_a_kept_inverse_is_made_again_when_it_has_become_stale():
     assert iterations[3] <= 4
 
 
+@pytest.mark.parametrize("kind", CG)
 @pytest.mark.parametrize("strict", [False, True])
-def test_unconverged_cannot_be_missed(strict):
-    solver, matrix, v = ConjugateGradient(1e-10, max_iterations=3), spd(), np.ones((12, 2))
+def test_unconverged_cannot_be_missed(kind, strict):
+    solver, matrix, v = kind(1e-10, max_iterations=3), spd(), np.eye(12)[:, :2] + 1
     expected = pytest.raises(SolverError) if strict else pytest.warns(SolverWarning)
     with expected as caught:
         solution = solver.solve(matrix, v, strict=strict)
@@ -113,12 +132,13 @@ def test_unconverged_cannot_be_missed(strict):
         assert (solution.iterations == 3).all()
 
 
+@pytest.mark.parametrize("kind", CG)
 @pytest.mark.parametrize("strict", [False, True])
-def test_negative_curvature_is_detected_and_named(strict):
+def test_negative_curvature_is_detected_and_named(kind, strict):
     matrix = spd() - 3 * np.eye(12)
     expected = pytest.raises(SolverError) if strict else pytest.warns(SolverWarning)
     with expected as caught:
-        solution = ConjugateGradient().solve(matrix, np.ones(12), strict=strict)
+        solution = kind().solve(matrix, np.ones(12), strict=strict)
     assert "negative curvature" in str(caught.value if strict else caught[0].message)
     if not strict:
         assert solution.negative_curvature
