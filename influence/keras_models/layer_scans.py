@@ -28,6 +28,8 @@ from influence.keras_models.weights import WeightedLabels
 
 # Numbers that the inputs of all layers may have at a time: 8 MB in float32.
 _NUMBERS = 2**21
+# Batches at a time, each with all that its derivatives are made of.
+_PARALLEL = 4
 # Points that the kind of the loss is looked up at.
 _TRIED = 8
 
@@ -150,7 +152,7 @@ class LayerScans:
             [tf.zeros([layer.shape[1]] * 2, dtype) for layer in layers],
             tf.zeros(2, dtype),
         )
-        return sum_over_batches(of_batch, points, self._batch_size, zeros)
+        return sum_over_batches(of_batch, points, self._batch_size, zeros, _PARALLEL)
 
     def _traced_squares(self, points, seed, bases):
         def of_batch(x, labels, rows):
@@ -169,7 +171,7 @@ class LayerScans:
 
         zeros = [tf.zeros(layer.shape, self._model.dtype) for layer in self.layers]
         zeros.append(tf.zeros(self._size, self._model.dtype))
-        return sum_over_batches(of_batch, points, self._batch_size, zeros)
+        return sum_over_batches(of_batch, points, self._batch_size, zeros, _PARALLEL)
 
     def _traced_quadratic(self, points, bases, values):
         def of_batch(x, labels):
