@@ -34,6 +34,7 @@ BARS = {
     "network": {
         "mlp_lds": "influence",
         "mlp_lds_ensemble": "influence, ensemble",
+        "mlp_ekfac_lds": "influence by EK-FAC",
         "mlp_last_layer_lds": "influence, last layer",
         "mlp_tracin_lds": "TracIn",
     },
@@ -67,7 +68,7 @@ class DatamodelingConfig(Config):
     removed: int = 100
     choosing: int = 20
     choosing_tests: int = 20
-    network_tests: int = 50
+    network_tests: int = 500
     networks: int = 10
     network_passes: int = 50
     every_pixel: int = 1
@@ -109,7 +110,7 @@ def plot(results: Results) -> dict[str, plt.Figure]:
     figure, axes = plt.subplots(
         len(BARS),
         1,
-        figsize=(6.4, 5.6),
+        figsize=(6.4, 5.9),
         sharex=True,
         layout="constrained",
         gridspec_kw={"height_ratios": [len(rows) + 0.8 for rows in BARS.values()]},

@@ -356,6 +356,7 @@ CLAIMS = {
             "mlp_lds_ensemble_interval": Number("… 95% interval"),
             "mlp_lds_ceiling": Number("… ceiling"),
             "mlp_tracin_lds": Number("network, TracIn: LDS"),
+            "mlp_ekfac_lds": Number("network, EK-FAC: LDS"),
             "mlp_last_layer_lds": Number("network, last layer alone: LDS"),
             "mlp_damping": Number("network: damping, chosen"),
             "subsets": Number("random halves", SAME),

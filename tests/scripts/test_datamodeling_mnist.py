@@ -19,6 +19,7 @@ METRICS = {
     "mlp_lds_ensemble",
     "mlp_lds_ceiling",
     "mlp_tracin_lds",
+    "mlp_ekfac_lds",
     "mlp_last_layer_lds",
 }
 
