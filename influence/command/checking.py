@@ -21,12 +21,12 @@ class Check:
     Attributes:
         subject: the model, and its rows.
         validation: the refits; of the mean loss of all test rows.
-        leverage: [n] of the training rows.
+        leverage: [n] of the training rows, where it is known.
     """
 
     subject: Subject
     validation: Validation
-    leverage: np.ndarray
+    leverage: np.ndarray | None
 
     @property
     def verdict(self) -> str:
@@ -47,8 +47,8 @@ def check(subject: Subject, points: int = 20) -> Check:
     if subject.test is None:
         raise ValueError("To check the scores test rows are needed: give --test.")
     test, points = subject.test, min(points, len(subject.train))
-    found = subject.model.validate(test.given, test.y, points=points, order="newton")
-    return Check(subject, found, subject.model.leverage())
+    found = subject.scorer.validate(test, points)
+    return Check(subject, found, subject.scorer.leverage())
 
 
 def verdict(validation: Validation) -> str:
@@ -72,7 +72,6 @@ def verdict(validation: Validation) -> str:
 def in_words(checked: Check) -> str:
     """What the terminal shows."""
     found, subject, leverage = checked.validation, checked.subject, checked.leverage
-    highest = int(leverage.argmax())
     rows = [
         [str(index), f"{predicted:+.3e}", f"{actual:+.3e}"]
         for index, predicted, actual in zip(found.indices, found.predicted, found.actual)
@@ -80,14 +79,20 @@ def in_words(checked: Check) -> str:
     skipped = ""
     if found.skipped:
         skipped = f" Without rows {', '.join(map(str, found.skipped))} it could not be fitted."
-    return "\n\n".join(
-        [
-            subject.sentence,
-            f"The model was fitted again without each of the {len(found.indices)} training rows "
-            f"that matter most to the mean loss of {subject.files[1]}.{skipped}",
-            words.table(["row", "predicted change", "change by refit"], rows),
-            f"Leverage (how much of its own prediction a row decides): "
-            f"{leverage.mean():.3f} on average, {leverage[highest]:.3f} for row {highest}.",
-            checked.verdict,
-        ]
-    )
+    parts = [
+        subject.sentence,
+        f"The model was fitted again without each of the {len(found.indices)} training "
+        f"{subject.unit}s that matter most to the mean loss of {subject.files[1]}.{skipped}",
+        words.table([subject.unit, "predicted change", "change by refit"], rows),
+    ]
+    if leverage is not None:
+        parts.append(
+            f"Leverage (how much of its own prediction a row decides): {of_leverage(leverage)}"
+        )
+    return "\n\n".join([*parts, checked.verdict])
+
+
+def of_leverage(leverage: np.ndarray) -> str:
+    """Its mean and its maximum, in words."""
+    highest = int(leverage.argmax())
+    return f"{leverage.mean():.3f} on average, at most {leverage[highest]:.3f}, for row {highest}."

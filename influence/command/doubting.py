@@ -9,7 +9,7 @@ import pandas as pd
 
 from influence.command import words
 from influence.command.subject import Subject
-from influence.studies.label_fixing import fix_and_refit, most_suspicious
+from influence.studies.label_fixing import most_suspicious
 
 # What is planted in the trial, as in section 5.4 of the paper up to its size.
 _FLIPPED = 0.05
@@ -39,14 +39,14 @@ class Suspects:
         """A row for each training row (or the first ``count``), in that order: its number, its
         score, its label and what the model predicts, and then what the table has."""
         subject, order = self.subject, self.order[:count]
-        predicted = np.asarray(subject.model.predict(subject.train.given))
+        predicted = subject.scorer.predict(subject.train)
         columns = {
             "row": order,
             "score": self.scores[order],
             subject.target: subject.train.y[order],
             "predicted": predicted[order],
         }
-        probabilities = subject.of_label(subject.train)
+        probabilities = subject.scorer.of_label(subject.train)
         if probabilities is not None:
             columns["probability_of_label"] = probabilities[order]
         ours = pd.DataFrame(columns)
@@ -63,7 +63,7 @@ def find_suspects(subject: Subject) -> Suspects:
     Raises:
         ValueError, SolverError: the model cannot be fitted again, or the scores not computed.
     """
-    scores = subject.model.self_influence() / len(subject.train)
+    scores = subject.scorer.self_influence() / len(subject.train)
     order = most_suspicious(scores, len(scores))
     flipped, trial = _trial(subject) if subject.kind == "classes" else (0, {})
     return Suspects(subject, order, scores, flipped, trial)
@@ -76,54 +76,64 @@ def in_words(suspects: Suspects, top: int = 10) -> str:
         suspects: all rows.
         top: so many are listed.
     """
-    target, n = suspects.subject.target, len(suspects.order)
+    subject = suspects.subject
     parts = [
-        suspects.subject.sentence,
-        f"Rows of {suspects.subject.files[0]} whose {target} deserves a look, the most suspicious "
-        f"first. The score is how much the loss of a row would rise if it were removed: how far it "
-        f"holds up its own label against all others. It is no verdict: a row may be right, and "
-        f"rare.",
+        subject.sentence,
+        f"The {subject.unit}s of {subject.files[0]} whose {subject.target} deserves a look, the "
+        f"most suspicious first. The score is how much the loss of one would rise if it were "
+        f"removed: how far it holds up its own label against all others. It is no verdict: it may "
+        f"be right, and rare.",
         _listing(suspects, top),
     ]
     if suspects.trial:
-        found = ", ".join(
-            f"{round(share * n)} rows {found:.0%}" for share, found in suspects.trial.items()
-        )
-        parts.append(
-            f"What checking is worth: of {suspects.flipped} labels that were changed on purpose in "
-            f"a trial, the first rows of this order had: {found} (at random "
-            f"{', '.join(f'{share:.0%}' for share in suspects.trial)}). Real mistakes may be "
-            f"harder to find than these."
-        )
+        parts.append(f"What checking is worth: {worth(suspects)}")
     return "\n\n".join(parts)
 
 
+def worth(suspects: Suspects) -> str:
+    """What the trial says, in words; "" where there was none."""
+    if not suspects.trial:
+        return ""
+    n, unit = len(suspects.order), suspects.subject.unit
+    found = ", ".join(
+        f"{round(share * n)} {unit}s {found:.0%}" for share, found in suspects.trial.items()
+    )
+    return (
+        f"of {suspects.flipped} labels that were changed on purpose in a trial, the first of this "
+        f"order had: {found} (at random {', '.join(f'{share:.0%}' for share in suspects.trial)}). "
+        f"Real mistakes may be harder to find than these."
+    )
+
+
 def _listing(suspects, top):
-    frame = suspects.frame(top).iloc[:, :5]
-    known = "probability_of_label" in frame.columns
-    frame = frame if known else frame.iloc[:, :4]
-    header = ["row", "score", suspects.subject.target, "predicted", "probability of its label"]
+    frame, subject = suspects.frame(top), suspects.subject
+    header = [subject.unit, "score", subject.target, "predicted", "probability of its label"]
+    if "probability_of_label" not in frame.columns:
+        header.pop()
+    shown = frame.iloc[:, : len(header)]
     rows = [
         [str(cells[0]), f"{cells[1]:.4g}", *map(words.value, cells[2:])]
-        for cells in frame.itertuples(index=False, name=None)
+        for cells in shown.itertuples(index=False, name=None)
     ]
-    return words.table(header[: frame.shape[1]], rows)
+    if subject.unit == "image":
+        rows = [[*cells, file] for cells, file in zip(rows, frame["file"])]
+        return words.table([*header, "file"], rows, left=1)
+    return words.table(header, rows)
 
 
 def _trial(subject):
     """(how many labels were changed, the share of them found by the share of rows checked)."""
-    labels, n = subject.model.train.labels, len(subject.train)
-    generator = np.random.default_rng(0)
+    places, n = subject.scorer.places(subject.train), len(subject.train)
+    known, generator = np.unique(places), np.random.default_rng(0)
     flipped = generator.choice(n, max(1, round(_FLIPPED * n)), replace=False)
-    codes = np.unique(labels)
-    places = np.searchsorted(codes, labels[flipped])
-    others = places + generator.integers(1, len(codes), len(flipped))
-    changed = labels.copy()
-    changed[flipped] = codes[others % len(codes)]
-    if len(np.unique(changed)) < len(codes):
+    others = np.searchsorted(known, places[flipped]) + generator.integers(
+        1, len(known), len(flipped)
+    )
+    changed = places.copy()
+    changed[flipped] = known[others % len(known)]
+    if len(np.unique(changed)) < len(known):
         return 0, {}  # so few rows that a class is gone
-    refitted, _ = fix_and_refit(subject.model, flipped, changed)
-    order = most_suspicious(refitted.self_influence(), n)
+    order = most_suspicious(subject.scorer.self_influence_of(changed), n)
     return len(flipped), {
         share: float(np.isin(flipped, order[: round(share * n)]).mean()) for share in _CHECKED
     }

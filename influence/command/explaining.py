@@ -9,7 +9,8 @@ import pandas as pd
 
 from influence.command import words
 from influence.command.columns import differences
-from influence.command.subject import Rows, Subject
+from influence.command.scoring import Rows
+from influence.command.subject import Subject
 
 _DIFFERENCES = 3
 
@@ -51,11 +52,11 @@ class Explanation:
 
     def predictions(self, rows: list[int]) -> np.ndarray:
         """What the model says of training rows."""
-        return np.asarray(self.subject.model.predict(self.subject.train.given))[rows]
+        return self.subject.scorer.predict(self.subject.train)[rows]
 
 
 def explain(subject: Subject, row: int | None = None, top: int = 5) -> Explanation:
-    """The training rows that a prediction rests on, by ``influence_on_loss(order="newton")``.
+    """The training rows that a prediction rests on.
 
     Args:
         subject: with test rows.
@@ -66,28 +67,28 @@ def explain(subject: Subject, row: int | None = None, top: int = 5) -> Explanati
         ValueError: there is no such row.
         SolverError: the scores cannot be computed.
     """
-    test, model = _tested(subject), subject.model
+    test, scorer = _tested(subject), subject.scorer
     if row is not None and not 0 <= row < len(test):
         raise ValueError(
             f"--row must lie in 0..{len(test) - 1}, the rows of {subject.files[1]}, not be {row}."
         )
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}.")
-    losses = model.losses(test.given, test.y)
+    losses = scorer.losses(test)
     chosen = f"the one asked for, of {len(test)}"
     if row is None:
         row, chosen = int(np.argmax(losses)), f"the most wrong of {len(test)}"
-    x, y = test.at(row)
-    scores = model.influence_on_loss(x, y, order="newton")[0]
+    point = test.at(row)
+    scores = scorer.influences(point)
     order = np.argsort(scores, kind="stable")
-    of_label = subject.of_label(test)
+    of_label = scorer.of_label(point)
     return Explanation(
         subject,
         row,
         chosen,
         float(losses[row]),
-        np.asarray(model.predict(x))[0],
-        None if of_label is None else float(of_label[row]),
+        scorer.predict(point)[0],
+        None if of_label is None else float(of_label[0]),
         scores,
         [int(i) for i in order[:top] if scores[i] < 0],
         [int(i) for i in order[::-1][:top] if scores[i] > 0],
@@ -98,15 +99,18 @@ def question(explanation: Explanation) -> str:
     """What was asked, in a sentence."""
     subject = explanation.subject
     return (
-        f"Which training rows made the model predict {subject.target} = "
-        f"{words.value(explanation.predicted)} for row {explanation.row} of {subject.files[1]}, "
-        f"whose label is {words.value(explanation.label)}?"
+        f"Which training {subject.unit}s made the model predict {subject.target} = "
+        f"{words.value(explanation.predicted)} for {subject.unit} {explanation.row} of "
+        f"{subject.files[1]}, whose label is {words.value(explanation.label)}?"
     )
 
 
 def about_test_row(explanation: Explanation) -> str:
     """What the model makes of the test row, in a sentence."""
-    text = f"Test row {explanation.row} is {explanation.chosen}: its loss is {explanation.loss:.4g}"
+    text = (
+        f"Test {explanation.subject.unit} {explanation.row} is {explanation.chosen}: its loss is "
+        f"{explanation.loss:.4g}"
+    )
     if explanation.probability is not None:
         text += f", the probability of its label {explanation.probability:.3g}"
     return text + "."
@@ -114,12 +118,12 @@ def about_test_row(explanation: Explanation) -> str:
 
 def in_words(explanation: Explanation) -> str:
     """What the terminal shows."""
-    target = explanation.subject.target
+    target, unit = explanation.subject.target, explanation.subject.unit
     parts = [
         explanation.subject.sentence,
         question(explanation),
         about_test_row(explanation),
-        "The score of a training row is the predicted change of that loss if it is removed.",
+        f"The score of a training {unit} is the predicted change of that loss if it is removed.",
     ]
     kinds = {
         "Harmful: without it the loss would fall": explanation.harmful,
@@ -127,11 +131,12 @@ def in_words(explanation: Explanation) -> str:
     }
     for title, rows in kinds.items():
         if rows:
-            header = ["row", target, "predicted", "score", "differs most in (test row)"]
+            last = "file" if unit == "image" else "differs most in (test row)"
+            header = [unit, target, "predicted", "score", last]
             lines = words.table(header, _cells(explanation, rows), left=1)
             parts.append(f"{title}\n{lines}")
         else:
-            parts.append(f"{title}\n(no row)")
+            parts.append(f"{title}\n(none)")
     return "\n\n".join(parts)
 
 
@@ -144,16 +149,21 @@ def most_different(explanation: Explanation, row: int, apart: pd.Series) -> list
 
 
 def _cells(explanation, rows):
-    subject, apart = explanation.subject, explanation.apart(rows)
+    subject = explanation.subject
+    if subject.unit == "image":
+        last = subject.train.shown["file"].iloc[rows].tolist()
+    else:
+        apart = explanation.apart(rows)
+        last = [", ".join(most_different(explanation, row, apart.loc[row])) for row in rows]
     return [
         (
             str(row),
             words.value(subject.train.y[row]),
             words.value(predicted),
             f"{explanation.scores[row]:+.4f}",
-            ", ".join(most_different(explanation, row, apart.loc[row])),
+            text,
         )
-        for row, predicted in zip(rows, explanation.predictions(rows))
+        for row, predicted, text in zip(rows, explanation.predictions(rows), last)
     ]
 
 

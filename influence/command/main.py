@@ -13,22 +13,23 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from influence.command import checking, doubting, explaining, overturning
-from influence.command.report import report
+from influence.command.report import report, report_of_suspects
 from influence.command.subject import prepare
 from influence.data.files import write_atomically
 from influence.solvers.solution import SolverError
 
-_DESCRIPTION = "Which rows of a table made a model predict this? Whose labels are wrong?"
+_DESCRIPTION = "Which training rows or images made a model predict this? Whose labels are wrong?"
 _EPILOG = """\
 examples:
   influence explain train.csv --test test.csv --target diagnosis
   influence mislabelled train.csv --target diagnosis --csv suspects.csv
   influence overturn train.csv --target price --coefficient area
   influence check train.csv --test test.csv --target diagnosis
+  influence explain photos/train --test photos/test --model model.keras
 
-Tables are .csv, .parquet, .feather, .arrow or .npz (X, y). Without --model a logistic regression
-(classes) or a ridge regression (numbers) is fitted. Rows are counted from 0.
-influence COMMAND --help has the options of each.
+Tables are .csv, .parquet, .feather, .arrow or .npz (X, y); images lie in folders, one for each
+class. Without --model a logistic regression (classes) or a ridge regression (numbers) is fitted.
+Rows are counted from 0. influence COMMAND --help has the options of each.
 """
 _BAD_INPUT = 2
 
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("mislabelled", _mislabelled, "the training rows whose labels deserve a look")
     sub.add_argument("--csv", type=Path, metavar="OUT", help="write all rows, in that order")
+    sub.add_argument("--html", type=Path, metavar="OUT", help="write a page of the first 60")
     sub.add_argument("--top", type=int, default=10, help="rows to print (default 10)")
 
     sub = command("overturn", _overturn, "the fewest training rows that change a conclusion")
@@ -115,7 +117,8 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _add_common(sub) -> None:
-    sub.add_argument("train", type=Path, metavar="TRAIN", help="the table of training rows")
+    help_ = "a table of training rows, or a folder of images by class"
+    sub.add_argument("train", type=Path, metavar="TRAIN", help=help_)
     sub.add_argument("--target", metavar="COLUMN", help="the column to predict (of a .npz: y)")
     sub.add_argument(
         "--as",
@@ -123,7 +126,13 @@ def _add_common(sub) -> None:
         choices=("classes", "numbers"),
         help="what the target is (default: text and up to 10 whole numbers are classes)",
     )
-    sub.add_argument("--model", type=Path, help="a fitted estimator: .skops or .joblib")
+    sub.add_argument("--model", type=Path, help="a fitted model: .keras, .skops or .joblib")
+    sub.add_argument(
+        "--pixels",
+        choices=("255", "1"),
+        default="255",
+        help="what the largest value of a pixel is for the network (default 255)",
+    )
     sub.add_argument(
         "--trust", action="store_true", help="run what code the file of the model may have in it"
     )
@@ -137,6 +146,7 @@ def _prepare(options):
         kind=options.kind,
         model=options.model,
         trust=options.trust,
+        pixels=options.pixels,
     )
 
 
@@ -149,12 +159,15 @@ def _explain(options, caught) -> Answer:
     return Answer(explaining.in_words(explanation), files)
 
 
-def _mislabelled(options, _) -> Answer:
+def _mislabelled(options, caught) -> Answer:
     suspects = doubting.find_suspects(_prepare(options))
     files = {}
     if options.csv is not None:
         # Not as one text, which a million rows would make as large as everything else.
         files[options.csv] = lambda file: suspects.frame().to_csv(file, index=False, mode="wb")
+    if options.html is not None:
+        page = report_of_suspects(suspects, _sentences(caught), options.command)
+        files[options.html] = lambda file: file.write(page.encode())
     return Answer(doubting.in_words(suspects, options.top), files)
 
 

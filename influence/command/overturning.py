@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from influence.command import words
+from influence.command.networks import NetworkScorer
 from influence.command.subject import Subject
 from influence.objective.targets import Coefficient, Metric, Target
 from influence.studies.sets import InfluentialSet, smallest_set
@@ -55,6 +56,10 @@ def overturn(
         ValueError: the model has no such coefficient or metric, there is no value to pass, or no
             set of up to half of the rows does it.
     """
+    if isinstance(subject.scorer, NetworkScorer):
+        raise ValueError(
+            "overturn is for linear models: for a network use influence.targets in Python."
+        )
     target: Target
     if coefficient is not None:
         target, what = _coefficient(subject, coefficient), f"the coefficient of {coefficient!r}"
@@ -63,9 +68,9 @@ def overturn(
     if below is None and above is None:
         if coefficient is None:
             raise ValueError(f"Which value shall {what} pass? Give --below or --above.")
-        now = float(target.values(subject.model, subject.model.parameters))
+        now = float(target.values(subject.scorer.model, subject.scorer.model.parameters))
         below, above = (0.0, None) if now > 0 else (None, 0.0)
-    found = smallest_set(subject.model, target, below=below, above=above)
+    found = smallest_set(subject.scorer.model, target, below=below, above=above)
     side = f"below {below:g}" if below is not None else f"above {above:g}"
     return Overturned(subject, f"{what} {side}", found)
 
@@ -108,16 +113,19 @@ def _listing(overturned) -> str:
 
 
 def _coefficient(subject, name) -> Coefficient:
-    if np.ndim(subject.model.estimator.coef_) > 1 and len(subject.model.estimator.coef_) > 1:
+    if (
+        np.ndim(subject.scorer.model.estimator.coef_) > 1
+        and len(subject.scorer.model.estimator.coef_) > 1
+    ):
         raise ValueError(
             f"The model has a coefficient of {name!r} for each of its classes: overturn is about "
             f"one number."
         )
     position: Any = name
-    names = subject.model.parameter_names
+    names = subject.scorer.model.parameter_names
     if name not in names:
         raise ValueError(f"The model has no coefficient {name!r}: it has {', '.join(names)}.")
-    if name != "intercept" and not hasattr(subject.model.estimator, "feature_names_in_"):
+    if name != "intercept" and not hasattr(subject.scorer.model.estimator, "feature_names_in_"):
         position = names.index(name)  # x0, x1, …, where the last step knows no names
     return Coefficient(position)
 
@@ -125,12 +133,12 @@ def _coefficient(subject, name) -> Coefficient:
 def _metric(subject, name) -> Target:
     if subject.kind != "classes":
         raise ValueError(f"The {name} is of classes, and {subject.target!r} is numbers.")
-    if name == "auroc" and subject.model.num_outputs > 1:
+    if name == "auroc" and subject.scorer.model.num_outputs > 1:
         raise ValueError("The auroc is of two classes: take --metric accuracy.")
     rows = subject.train if subject.test is None else subject.test
     if name == "auroc" and len(np.unique(rows.y)) < 2:
         raise ValueError(f"The auroc needs both classes among the rows of {_tested(subject)}.")
-    return Metric(METRICS[name], rows.given, subject.places(rows))
+    return Metric(METRICS[name], rows.given, subject.scorer.places(rows))
 
 
 def _auroc(places: np.ndarray, outputs: np.ndarray) -> float:

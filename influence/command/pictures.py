@@ -11,13 +11,27 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from influence.drawing.scores import (
+    DOTS,
+    GUIDE,
+    HARMFUL,
+    HELPFUL,
+    leverage_against_influence,
+    predicted_against_actual,
+    scores_by_rank,
+)
+
 # Colours that are drawn in, and what they are on the page, which is light or dark.
-_INK, _QUIET, _HARM, _HELP = "#010203", "#040506", "#070809", "#0a0b0c"
+_INK, _QUIET = "#010203", "#040506"
+_HARM, _HELP = to_hex(HARMFUL), to_hex(HELPFUL)
 _ON_PAGE = {
     _INK: "var(--text)",
     _QUIET: "var(--quiet)",
+    to_hex(DOTS): "var(--text)",
+    to_hex(GUIDE): "var(--quiet)",
     _HARM: "var(--bad)",
     _HELP: "var(--good)",
 }
@@ -36,8 +50,6 @@ _STYLE: Any = {
     "ytick.labelcolor": _INK,
 }
 _SIZE = 4.2, 3.0
-# Dots of a picture; those of more rows say nothing more.
-_MOST_DOTS = 1000
 
 
 def of_scores(scores: np.ndarray, harmful: list[int], helpful: list[int]) -> Markup:
@@ -47,7 +59,7 @@ def of_scores(scores: np.ndarray, harmful: list[int], helpful: list[int]) -> Mar
         axes.hist(scores, bins=60, color=_QUIET, log=True)
         for rows, colour in ((harmful, _HARM), (helpful, _HELP)):
             axes.plot(scores[rows], np.full(len(rows), 0.6), "|", color=colour, ms=14, mew=2)
-        axes.set(xlabel="score", ylabel="training rows")
+        axes.set(xlabel="score", ylabel="how many")
 
     shown = f"{len(harmful)} harmful and {len(helpful)} helpful rows are marked at its ends"
     return _svg(
@@ -57,25 +69,22 @@ def of_scores(scores: np.ndarray, harmful: list[int], helpful: list[int]) -> Mar
     )
 
 
+def of_ranks(scores: np.ndarray) -> Markup:
+    """Scores that are sorted, the largest first, against their rank."""
+    return _svg(
+        lambda axes: scores_by_rank(scores, axes),
+        f"Scores of {len(scores)} training points, the largest first: {scores[0]:.3g}, "
+        f"{scores[len(scores) // 10]:.3g} after a tenth of them, {scores[-1]:.3g} at the end.",
+    )
+
+
 def of_leverage(
     leverage: np.ndarray, scores: np.ndarray, harmful: list[int], helpful: list[int]
 ) -> Markup:
     """Leverage against score, a dot for each training row (the strongest, of many)."""
-    dots = np.argsort(-np.abs(scores), kind="stable")[:_MOST_DOTS]
-
-    def draw(axes: Axes) -> None:
-        axes.plot(leverage[dots], scores[dots], "o", color=_QUIET, ms=3, alpha=0.6, mew=0)
-        for rows, colour in ((harmful, _HARM), (helpful, _HELP)):
-            axes.plot(leverage[rows], scores[rows], "o", color=colour, ms=5)
-            for row in rows:
-                at = leverage[row], scores[row]
-                axes.annotate(str(row), at, (4, 3), textcoords="offset points", fontsize=8)
-        axes.axhline(0, color=_QUIET, lw=0.7)
-        axes.set(xlabel="leverage", ylabel="score")
-
-    most = int(leverage.argmax())
+    most, marked = int(leverage.argmax()), [*harmful, *helpful]
     return _svg(
-        draw,
+        lambda axes: leverage_against_influence(leverage, scores, axes, marked=marked),
         f"Leverage of the training rows, on average {leverage.mean():.3g}, at most "
         f"{leverage[most]:.3g} for row {most}, against their scores.",
     )
@@ -85,9 +94,7 @@ def of_refits(predicted: np.ndarray, actual: np.ndarray) -> Markup:
     """Predicted against actual changes of the loss, with the line where they are the same."""
 
     def draw(axes: Axes) -> None:
-        ends = [min(predicted.min(), actual.min(), 0.0), max(predicted.max(), actual.max(), 0.0)]
-        axes.plot(ends, ends, color=_QUIET, lw=0.8)
-        axes.plot(actual, predicted, "o", color=_INK, ms=4, mew=0)
+        predicted_against_actual(predicted, actual, axes)
         axes.set(xlabel="change by the refit", ylabel="score")
 
     return _svg(
@@ -97,7 +104,7 @@ def of_refits(predicted: np.ndarray, actual: np.ndarray) -> Markup:
     )
 
 
-def _svg(draw: Callable[[Axes], None], words: str) -> Markup:
+def _svg(draw: Callable[[Axes], object], words: str) -> Markup:
     """What ``draw`` draws, with ``words`` for those who do not see it."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -109,7 +116,7 @@ def _svg(draw: Callable[[Axes], None], words: str) -> Markup:
     for drawn, shown in _ON_PAGE.items():
         text = text.replace(drawn, shown)
     # Names that no other part refers to, and which a second picture has, too.
-    text = re.sub(r' id="[a-z][\w.]*_\d+"', "", text)
+    text = re.sub(r' id="(?:[a-z][\w.]*|PathCollection)_\d+"', "", text)
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text, count=1)
     words = Markup.escape(words)
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1))

@@ -1,4 +1,4 @@
-"""An explanation as one page of HTML, which needs no other file, script or network."""
+"""Answers as pages of HTML, which need no other file, script or network."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from influence.command import pictures, words
-from influence.command.checking import verdict
+from influence.command import doubting, images, pictures, words
+from influence.command.checking import of_leverage, verdict
+from influence.command.doubting import Suspects
 from influence.command.explaining import Explanation, about_test_row, question
+from influence.command.scoring import Rows
 from influence.objective.validation import Validation
 
 _REFITS = 20
 # Columns in which the shown rows are compared, and of each row how many are marked.
 _COMPARED, _MARKED = 8, 3
+# Columns of a list of suspects, and how many of them a page has.
+_COLUMNS, _SUSPECTS = 12, 60
 _PACKAGES = ("influence", "tensorflow", "scikit-learn", "numpy", "pandas")
 
 
 def report(explanation: Explanation, notes: list[str], command: str) -> str:
-    """The page.
+    """The page of an explanation.
 
     Args:
         explanation: what it is about.
@@ -28,8 +33,75 @@ def report(explanation: Explanation, notes: list[str], command: str) -> str:
         command: that made it.
     """
     subject, scores = explanation.subject, explanation.scores
-    leverage, found = subject.model.leverage(), _refits(explanation)
+    leverage, found = subject.scorer.leverage(), _refits(explanation)
     shown = explanation.harmful, explanation.helpful
+    drawn = {"All scores": pictures.of_scores(scores, *shown)}
+    if leverage is not None:
+        drawn["Leverage against score"] = pictures.of_leverage(leverage, scores, *shown)
+    if found is not None:
+        drawn["Scores against refits"] = pictures.of_refits(found.predicted, found.actual)
+    kinds = zip(("Harmful", "Helpful"), ("fall", "rise"), shown)
+    assert subject.test is not None
+    test_image = _addresses(subject.test.at(explanation.row), [0], subject.train)
+    return _page(
+        "explain.html",
+        command,
+        title=question(explanation),
+        about=about_test_row(explanation),
+        model=subject.sentence,
+        unit=subject.unit,
+        row=explanation.row,
+        test_image=test_image[0] if test_image else None,
+        cells=_test_cells(explanation),
+        kinds=[
+            (
+                kind,
+                f"Without one of them the loss would {way}.",
+                _compared(explanation, rows),
+            )
+            for kind, way, rows in kinds
+        ],
+        pictures=drawn,
+        checks=_checks(leverage, found, notes),
+    )
+
+
+def report_of_suspects(suspects: Suspects, notes: list[str], command: str) -> str:
+    """The page of a list of suspects, the first 60 of them.
+
+    Args:
+        suspects: what it is about.
+        notes: what was warned of.
+        command: that made it.
+    """
+    subject = suspects.subject
+    frame = suspects.frame(_SUSPECTS)
+    rows = frame["row"].tolist()
+    gallery = None
+    if subject.train.images is not None:
+        predicted = frame["predicted"].tolist()
+        gallery = _gallery(subject.train, rows, predicted, frame["score"].map("{:.4g}".format))
+    shown = frame.iloc[:, :_COLUMNS]
+    return _page(
+        "suspects.html",
+        command,
+        title=f"Which {subject.unit}s of {subject.files[0]} have a doubtful {subject.target}?",
+        about=f"The most suspicious first: how far each holds up its own {subject.target} against "
+        f"all others.",
+        model=subject.sentence,
+        unit=subject.unit,
+        count=len(rows),
+        all=len(suspects.order),
+        images=gallery,
+        header=[name.replace("_", " ") for name in shown.columns],
+        lines=[[words.value(cell) for cell in line] for line in shown.itertuples(index=False)],
+        pictures={"All scores, by rank": pictures.of_ranks(suspects.scores[suspects.order])},
+        worth=doubting.worth(suspects) or "No labels were changed to find out.",
+        notes=" ".join(notes),
+    )
+
+
+def _page(template, command, **parts) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -37,66 +109,30 @@ def report(explanation: Explanation, notes: list[str], command: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
-        question=question(explanation),
-        about=about_test_row(explanation),
-        model=subject.sentence,
-        row=explanation.row,
-        cells=_test_cells(explanation),
-        kinds=[
-            (
-                "Harmful",
-                "Without such a row the loss would fall.",
-                _compared(explanation, shown[0]),
-            ),
-            (
-                "Helpful",
-                "Without such a row the loss would rise.",
-                _compared(explanation, shown[1]),
-            ),
-        ],
-        pictures={
-            "All scores": pictures.of_scores(scores, *shown),
-            "Leverage against score": pictures.of_leverage(leverage, scores, *shown),
-        }
-        | ({} if found is None else {"Scores against refits": _picture(found)}),
-        checks=_checks(leverage, found, notes),
-        command=command,
-        versions={name: _version(name) for name in _PACKAGES},
-    )
+    versions = {name: _version(name) for name in _PACKAGES}
+    return environment.get_template(template).render(command=command, versions=versions, **parts)
 
 
 def _refits(explanation) -> Validation | None:
     """Of the rows that matter most to the test row; None where there is nothing to compare."""
     subject = explanation.subject
-    x, y = subject.test.at(explanation.row)
     try:
         points = min(_REFITS, len(subject.train))
-        return subject.model.validate(x, y, points=points, order="newton")
+        return subject.scorer.validate(subject.test.at(explanation.row), points)
     except ValueError:
         return None
 
 
-def _picture(found):
-    return pictures.of_refits(found.predicted, found.actual)
-
-
 def _checks(leverage, found, notes) -> list[tuple[str, str]]:
     """(what was checked, what was found)."""
-    most = int(leverage.argmax())
     refits = "Nothing to compare." if found is None else verdict(found)
-    number = "" if found is None else f" without each of {len(found.indices)} rows"
-    return [
-        (f"The model fitted again{number}, against the scores", refits),
-        (
-            "Leverage, how much of its own prediction a row decides",
-            f"{leverage.mean():.3f} on average, at most {leverage[most]:.3f}, for row {most}.",
-        ),
-        (
-            "The minimum of the objective, the solves, the columns",
-            " ".join(notes) or "Nothing to note.",
-        ),
-    ]
+    number = "" if found is None else f" without each of {len(found.indices)} training points"
+    checks = [(f"The model fitted again{number}, against the scores", refits)]
+    if leverage is not None:
+        what = "Leverage, how much of its own prediction a row decides"
+        checks.append((what, of_leverage(leverage)))
+    what = "The minimum of the objective, the solves, the columns"
+    return [*checks, (what, " ".join(notes) or "Nothing to note.")]
 
 
 def _test_cells(explanation) -> list[tuple[str, str]]:
@@ -110,12 +146,15 @@ def _test_cells(explanation) -> list[tuple[str, str]]:
 
 
 def _compared(explanation, rows) -> dict[str, Any] | None:
-    """A table with a column for the test row and for each of these training rows, and a line for
+    """What is shown of these training rows: images, or a table beside the test row with a line for
     each of the features in which they are farthest apart; None without rows."""
     if not rows:
         return None
-    subject, apart = explanation.subject, explanation.apart(rows)
-    train = subject.train.shown.iloc[rows]
+    subject, scores = explanation.subject, [f"{s:+.4f}" for s in explanation.scores[rows]]
+    if subject.train.images is not None:
+        gallery = _gallery(subject.train, rows, explanation.predictions(rows), scores)
+        return {"images": gallery}
+    apart, train = explanation.apart(rows), subject.train.shown.iloc[rows]
     test = subject.test.shown.iloc[explanation.row]
     marked = apart.rank(axis=1, ascending=False, method="first") <= _MARKED
     names = apart.max().sort_values(ascending=False, kind="stable").index[:_COMPARED]
@@ -124,14 +163,38 @@ def _compared(explanation, rows) -> dict[str, Any] | None:
         ("predicted", [explanation.predicted, *explanation.predictions(rows)]),
     ]
     texts = [(name, [(words.value(value), False) for value in values]) for name, values in lines]
-    texts.append(
-        ("score", [("", False), *((f"{s:+.4f}", False) for s in explanation.scores[rows])])
-    )
+    texts.append(("score", [("", False), *((score, False) for score in scores)]))
     for name in names:
         marks = marked[name].to_numpy() & (apart[name].to_numpy() > 0)
         cells = zip(map(words.value, train[name]), marks.tolist())
         texts.append((name, [(words.value(test[name]), False), *cells]))
-    return {"rows": rows, "lines": texts}
+    return {"images": None, "rows": rows, "lines": texts}
+
+
+def _gallery(train: Rows, rows, predicted, numbers) -> list[dict[str, str]]:
+    """What is said of images, and what has their content."""
+    addresses = _addresses(train, rows, train)
+    parts = zip(rows, addresses, predicted, numbers)
+    return [
+        {
+            "address": address,
+            "row": str(row),
+            "label": words.value(train.y[row]),
+            "predicted": words.value(says),
+            "number": number,
+            "file": str(train.shown["file"].iloc[row]),
+            "words": f"Training image {row}",
+        }
+        for row, address, says, number in parts
+    ]
+
+
+def _addresses(rows: Rows, indices, train: Rows) -> list[str]:
+    """Of images, black and white being the extremes of the training images."""
+    if rows.images is None or train.images is None:
+        return []
+    low, high = float(np.min(train.images)), float(np.max(train.images))
+    return images.as_pngs(rows.images[indices], low, high)
 
 
 def _version(name) -> str:
