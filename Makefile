@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: figures figures-beyond publish test lint format benchmark lock clean
+.PHONY: figures figures-beyond publish test lint format benchmark package lock clean
 
 figures: $(READY)
 	$(RUN) -m scripts.reproduce $(ARGS)
@@ -33,6 +33,12 @@ benchmark: $(READY)
 	$(RUN) -m benchmarks.fig2_against_2017 $(ARGS)
 	$(RUN) -m benchmarks.cnn_against_2017 $(ARGS)
 
+# Wheel and sdist, in dist/.
+package: $(READY)
+	rm -rf build dist
+	$(RUN) -m build --quiet
+	ls dist
+
 $(READY): requirements.lock
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -44,4 +50,4 @@ lock:
 		--no-emit-index-url --no-emit-find-links --quiet requirements.txt -o requirements.lock
 
 clean:
-	rm -rf $(VENV) output
+	rm -rf $(VENV) output build dist

@@ -11,7 +11,14 @@ from typing import ClassVar
 import matplotlib.pyplot as plt
 import numpy as np
 
-from influence import ConjugateGradient, Lissa, LogisticRegression, SolverWarning, leave_one_out
+from influence import (
+    ConjugateGradient,
+    Lissa,
+    LogisticRegression,
+    SolverWarning,
+    leave_one_out,
+    plots,
+)
 from scripts.loaders.mnist import Mnist, load_mnist
 from scripts.report.experiment import Config, Results, run
 from scripts.steps.cnn_leave_one_out import add_network
@@ -212,13 +219,9 @@ def plot_network(results: Results) -> plt.Figure:
 
 def _scatter(axis, results, actual, name, limit):
     """Predictions over what happened, with equal axes and a diagonal."""
-    x, y = results.arrays[actual], results.arrays[name]
-    if limit is None:
-        limit = 1.1 * max(np.abs(x).max(), np.abs(y).max())
-    axis.plot([-limit, limit], [-limit, limit], color="0.6", linewidth=1, zorder=0)
-    axis.scatter(x, y, s=9, linewidths=0, color="tab:blue")
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-    axis.locator_params(nbins=3)
+    arrays = results.arrays
+    plots.predicted_against_actual(arrays[name], arrays[actual], axis, limit=limit)
+    axis.set(xlabel="", ylabel="")  # which the rows and columns of panels share
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import ClassVar
 import matplotlib.pyplot as plt
 import numpy as np
 
-from influence import AdamState, AllCNNC
+from influence import AdamState, AllCNNC, plots
 from scripts import fig2_leave_one_out
 from scripts.loaders.mnist import load_mnist
 from scripts.report.experiment import Config, Results, read, run
@@ -92,11 +92,8 @@ def plot(results: Results) -> dict[str, plt.Figure]:
     limit = 1.1 * max(np.abs(arrays[name]).max() for name in ("steps", "flow", "predicted"))
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.4), layout="constrained")
     for axis, name, label in zip(axes, ("flow", "predicted"), ("flow", "influence")):
-        axis.plot([-limit, limit], [-limit, limit], color="0.6", linewidth=1, zorder=0)
-        axis.scatter(arrays["steps"], arrays[name], s=12, linewidths=0, color="tab:blue")
-        axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+        plots.predicted_against_actual(arrays[name], arrays["steps"], axis, limit=limit)
         axis.set(xlabel="Diff in loss, real steps", ylabel=f"Diff in loss, {label}")
-        axis.locator_params(nbins=3)
     return {NAME: figure}
 
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from influence import Dataset
+from influence import Dataset, plots
 from influence.models.smooth_hinge import SmoothHinge, SmoothHingeLoss
 from scripts.loaders.mnist import load_mnist
 from scripts.report.experiment import Config, Results, run
@@ -98,8 +98,8 @@ def _figure(results):
     titles = ("t = 0 (hinge)", "t = 0.001", "t = 0.1")
     for axis, temperature, values, title in zip(axes.flat[1:], PAPER_R, predicted, titles):
         limit = _limit(LIMIT_HINGE, values) if temperature == 0 else smooth_limit
-        axis.plot([-1, 1], [-1, 1], color="0.6", linewidth=1, zorder=0)
-        axis.scatter(actual, values, s=9, linewidths=0, color="tab:blue")
+        both = max(limit, smooth_limit)
+        plots.predicted_against_actual(values, actual, axis, limit=both).set_aspect("auto")
         axis.set(xlim=(-smooth_limit, smooth_limit), ylim=(-limit, limit), title=f"(b) {title}")
         axis.set(xlabel="Actual diff in loss", ylabel="Predicted diff in loss", box_aspect=1)
         correlation = results.metrics[f"pearson_r_t{temperature:g}"]["ours"]

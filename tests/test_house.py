@@ -6,8 +6,10 @@ import importlib
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import typing
 import zipfile
 from graphlib import TopologicalSorter
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import influence
-from influence import GenericNeuralNet
+from influence import GenericNeuralNet, plots
 from influence.sklearn_models.adapter import SklearnModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +35,7 @@ STAIRCASE = [
     "sklearn_models",
     "keras_models",
     "studies",
+    "drawing",
     "command",
 ]
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY)
@@ -60,7 +63,7 @@ def test_the_rooms_are_those_of_the_staircase():
     assert rooms == set(STAIRCASE)
     files = [path.name for path in LIBRARY.iterdir() if path.suffix in (".py", ".typed")]
     # What users import: names from the rooms, and no code.
-    assert sorted(files) == ["__init__.py", "py.typed", "targets.py"]
+    assert sorted(files) == ["__init__.py", "plots.py", "py.typed", "targets.py"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
@@ -107,7 +110,7 @@ def test_benchmarks_import_what_there_is(name):
 
 
 def test_public_names():
-    for module in (influence, influence.targets):
+    for module in (influence, influence.targets, plots):
         assert sorted(module.__all__) == module.__all__
         for name in module.__all__:
             thing = getattr(module, name)
@@ -221,23 +224,29 @@ def test_what_a_type_checker_tells_a_user(tmp_path):
         assert words in line
 
 
-def test_the_wheel_has_every_room(tmp_path):
-    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+def test_wheel_and_sdist_have_the_library_and_nothing_else(tmp_path):
     # Elsewhere, so that no build folder is left in the checkout.
     source = tmp_path / "source"
-    source.mkdir()
-    for name in ("influence", "influence_command.py", "pyproject.toml", "README.md", "LICENSE"):
-        (source / name).symlink_to(ROOT / name)
-    done = subprocess.run(
-        [sys.executable, "-c", build, str(tmp_path)], cwd=source, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    [wheel] = tmp_path.glob("*.whl")
+    names = ["influence_command.py", "pyproject.toml", "README.md", "LICENSE"]
+    names += ["MANIFEST.in", "CHANGELOG.md", "CITATION.cff"]
+    shutil.copytree(LIBRARY, source / "influence", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in names:
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "tests/models", source / "tests/models")
+    for kind in ("wheel", "sdist"):
+        build = f"import sys, setuptools.build_meta as b; b.build_{kind}(sys.argv[1])"
+        command = [sys.executable, "-c", build, str(tmp_path)]
+        done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    files = [path for path in LIBRARY.rglob("*") if path.suffix in (".py", ".typed", ".html")]
+    wanted = {path.relative_to(ROOT).as_posix() for path in files} | {"influence_command.py"}
+    [wheel], [sdist] = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
-        inside = set(archive.namelist())
-    wanted = {path.relative_to(ROOT).as_posix() for path in LIBRARY.rglob("*.py")}
-    assert (
-        wanted | {"influence/py.typed", "influence_command.py", "influence/command/report.html"}
-        <= inside
-    )
-    assert not [name for name in inside if name.startswith(("scripts", "tests"))]
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+        [points] = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        assert b"influence = influence_command:main" in archive.read(points)
+    assert inside == wanted
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames() if "." in Path(name).name}
+    made = {name for name in inside if ".egg-info" in name} | {"setup.cfg"}
+    assert inside - made - {""} == wanted | set(names) - {"LICENSE"}

@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from influence import plots
+
 COLUMNS = ("effect", "training_point", "label", "predicted", "loss", "score")
 _IMAGE_CHANNELS = (1, 3)
 
@@ -111,21 +113,16 @@ def picture(explanation: Explanation, x_train: np.ndarray, x_test: np.ndarray) -
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.set_frame_on(False)
-    low, high = float(x_train.min()), float(x_train.max())
-
-    def show(axis, image, title):
-        image = (image - low) / (high - low or 1.0)
-        axis.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1)
-        axis.set_title(title, fontsize="small")
-
-    test = explanation.test
-    show(axes[0, 0], x_test[test.index], f"test {test.index}\n{_labels(test)}")
+    limits, test = (float(x_train.min()), float(x_train.max())), explanation.test
+    title = f"test {test.index}\n{_labels(test)}"
+    plots.image_grid(x_test[[test.index]], [title], axes[0, :1], limits=limits)
     rows = ("helpful", explanation.helpful), ("harmful", explanation.harmful)
     for row, (effect, points) in zip(axes[:, 1:], rows):
         row[0].set_ylabel(effect)
-        for axis, point in zip(row, points):
-            title = f"{point.index}: {point.score:+.1e}\n{_labels(point)}"
-            show(axis, x_train[point.index], title)
+        titles = [f"{point.index}: {point.score:+.1e}\n{_labels(point)}" for point in points]
+        if points:
+            images = x_train[[point.index for point in points]]
+            plots.image_grid(images, titles, row, limits=limits)
     return figure
 
 

@@ -1,0 +1,1 @@
+"""Pictures of influences, on Matplotlib's axes."""
