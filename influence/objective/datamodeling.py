@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 from numpy.typing import ArrayLike
 
 from influence.curvature.operator import HessianOperator
+from influence.data.frames import Framed
 from influence.data.types import File, Inputs
 from influence.objective.retraining import Recipe, Refits, retrained
 from influence.solvers.solution import Solver
@@ -19,7 +21,7 @@ _LEVEL = 0.95
 
 
 @dataclass(frozen=True, repr=False)
-class DatamodelingScore:
+class DatamodelingScore(Framed):
     """How well scores rank random subsets of the training points by what training on them does.
 
     How to read it:
@@ -70,6 +72,16 @@ class DatamodelingScore:
             f"DatamodelingScore(score={self.score:.3f}, interval=({low:.3f}, {high:.3f}), "
             f"ceiling={self.ceiling:.3f}, test points={m}, subsets={k})"
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """``per_test`` as "score", by test point."""
+        index = pd.RangeIndex(len(self.per_test), name="test point")
+        return pd.DataFrame({"score": self.per_test}, index)
+
+    @property
+    def heading(self) -> str:
+        """As it is printed."""
+        return repr(self)
 
 
 @dataclass(frozen=True, repr=False)

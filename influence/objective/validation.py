@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.curvature.operator import HessianOperator
 from influence.data.files import fingerprint, load_checkpoint, save_checkpoint
+from influence.data.frames import Framed
 from influence.data.types import File, Inputs, Model
 from influence.solvers.solution import Solver, SolverError
 
 
 @dataclass(frozen=True, repr=False)
-class Validation:
+class Validation(Framed):
     """Refits without the most influential training points, one at a time.
 
     How to read it:
@@ -78,6 +80,20 @@ class Validation:
             f"points={len(self.indices)}, largest of gradient_norms="
             f"{self.gradient_norms.max():.1e}, gradient_norm={self.gradient_norm:.1e}{skipped})"
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """``predicted``, ``actual`` and ``gradient_norms`` by training point."""
+        columns = {
+            "predicted": self.predicted,
+            "actual": self.actual,
+            "gradient_norm": self.gradient_norms,
+        }
+        return pd.DataFrame(columns, pd.Index(self.indices, name="training point"))
+
+    @property
+    def heading(self) -> str:
+        """As it is printed."""
+        return repr(self)
 
 
 def validate(

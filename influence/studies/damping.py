@@ -6,9 +6,11 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from influence.curvature.operator import HessianOperator
+from influence.data.frames import Framed
 from influence.data.types import Inputs
 from influence.objective.datamodeling import DatamodelingScore, Retrainings
 from influence.objective.generic_neural_net import GenericNeuralNet
@@ -16,7 +18,7 @@ from influence.solvers.solution import Solver
 
 
 @dataclass(frozen=True, repr=False)
-class DampingChoice:
+class DampingChoice(Framed):
     """Datamodeling scores by damping.
 
     Attributes:
@@ -40,6 +42,17 @@ class DampingChoice:
             for damping, result in zip(self.dampings, self.results)
         )
         return f"DampingChoice(damping={self.damping:g}, scores={{{curve}}})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The score, its interval and its ceiling, by damping."""
+        rows = [(r.score, *r.interval, r.ceiling) for r in self.results]
+        index = pd.Index(self.dampings, name="damping")
+        return pd.DataFrame(rows, index, ["score", "low", "high", "ceiling"])
+
+    @property
+    def heading(self) -> str:
+        """As it is printed."""
+        return repr(self)
 
 
 def choose_damping(

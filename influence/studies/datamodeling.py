@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from influence.data.dataset import check_indices
+from influence.data.frames import Framed
 from influence.data.types import File, Inputs
 from influence.objective.datamodeling import DatamodelingScore, retrain_on_subsets
 from influence.objective.generic_neural_net import GenericNeuralNet
@@ -66,7 +68,7 @@ def linear_datamodeling_score(
 
 
 @dataclass(frozen=True)
-class RemovalCurve:
+class RemovalCurve(Framed):
     """Test losses after trainings without more and more points, those first that a ranking names.
 
     A ranking is worth something where its curve is above that of random removals, by more than
@@ -91,6 +93,11 @@ class RemovalCurve:
 
     sizes: np.ndarray
     losses: dict[str, np.ndarray]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The mean losses, a row for each size, a column for each ranking."""
+        means = {name: losses.mean(axis=(1, 2)) for name, losses in self.losses.items()}
+        return pd.DataFrame(means, pd.Index(self.sizes, name="points removed"))
 
 
 def removal_curve(
@@ -158,7 +165,7 @@ def removal_curve(
 
 
 @dataclass(frozen=True)
-class Brittleness:
+class Brittleness(Framed):
     """How few training points a prediction hangs on, by a ranking and the trainings without them.
 
     Attributes:
@@ -183,6 +190,10 @@ class Brittleness:
     def share(self) -> np.ndarray:
         """[k] of the test points that were right, the share whose prediction flips."""
         return self.flipped[self.right].mean(axis=0)
+
+    def to_frame(self) -> pd.DataFrame:
+        """``share`` by size."""
+        return pd.DataFrame({"share": self.share}, pd.Index(self.sizes, name="points removed"))
 
 
 def counterfactual_brittleness(

@@ -6,11 +6,13 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.data.dataset import check_indices, check_points
 from influence.data.files import fingerprint, load_checkpoint, save_checkpoint
+from influence.data.frames import Framed
 from influence.data.types import File, Inputs
 from influence.linear.model import LinearModel
 from influence.objective.minimum import ConvergenceWarning
@@ -22,7 +24,7 @@ _MAX_STEPS = 50
 
 
 @dataclass(frozen=True)
-class LeaveOneOut:
+class LeaveOneOut(Framed):
     """Refits without one training point each.
 
     Attributes:
@@ -46,6 +48,11 @@ class LeaveOneOut:
     changes: np.ndarray
     gradient_norms: np.ndarray
     steps: np.ndarray
+
+    def to_frame(self) -> pd.DataFrame:
+        """``changes``, a row for each training point, a column for each test point."""
+        columns = pd.RangeIndex(self.changes.shape[1], name="test point")
+        return pd.DataFrame(self.changes, pd.Index(self.indices, name="training point"), columns)
 
 
 def leave_one_out(

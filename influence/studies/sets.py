@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
+from influence.data.frames import Framed
 from influence.objective.generic_neural_net import GenericNeuralNet
 from influence.objective.targets import Target
 from influence.solvers.solution import SolverError
@@ -22,7 +24,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, repr=False)
-class InfluentialSet:
+class InfluentialSet(Framed):
     """Training points, and what their removal does to a target.
 
     Printed, it is a table of the target before and after.
@@ -61,6 +63,17 @@ class InfluentialSet:
         for name, change in (("predicted", self.predicted), ("refitted", self.actual)):
             rows.append(f"{name:12}{change:8.3g}{self.before + change:12.4g}")
         return "\n".join(rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The change and the target with all points, as predicted, and after the refit."""
+        changes = np.array([0.0, self.predicted, self.actual])
+        columns = {"change": changes, "target": self.before + changes}
+        return pd.DataFrame(columns, ["all points", "predicted", "refitted"])
+
+    @property
+    def heading(self) -> str:
+        """Which points they are."""
+        return repr(self).splitlines()[0]
 
 
 def most_influential_set(
