@@ -6,6 +6,7 @@
 #              -v "$PWD/figures:/project/figures" influence
 #
 # With settings: docker run influence make figures ARGS="--scale quick --data stand-in"
+# The command, on tables of yours: docker run -v "$PWD:/tables" -w /tables influence influence --help
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
@@ -29,6 +30,10 @@ COPY --chown=reader:reader . ./
 # The Makefile installs where this file is older than the lock, whose time is that of the checkout.
 RUN touch .venv/.installed \
     && mkdir -p output
+
+# The command `influence`, of the source here.
+RUN .venv/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+ENV PATH="/project/.venv/bin:$PATH"
 
 VOLUME ["/project/data", "/project/inception", "/project/output", "/project/figures"]
 CMD ["make", "figures"]

@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: figures figures-beyond publish test lint format benchmark package lock clean
+.PHONY: figures figures-beyond publish test lint format benchmark docs package lock clean
 
 figures: $(READY)
 	$(RUN) -m scripts.reproduce $(ARGS)
@@ -33,6 +33,10 @@ benchmark: $(READY)
 	$(RUN) -m benchmarks.fig2_against_2017 $(ARGS)
 	$(RUN) -m benchmarks.cnn_against_2017 $(ARGS)
 
+# The site, in site/: links are checked, and a warning is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 # Wheel and sdist, in dist/.
 package: $(READY)
 	rm -rf build dist
@@ -50,4 +54,4 @@ lock:
 		--no-emit-index-url --no-emit-find-links --quiet requirements.txt -o requirements.lock
 
 clean:
-	rm -rf $(VENV) output build dist
+	rm -rf $(VENV) output build dist site

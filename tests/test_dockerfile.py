@@ -33,13 +33,13 @@ def test_nothing_of_the_project_runs_as_root(instructions):
     assert users == ["reader"]
     user = place(instructions, "USER", "reader")
     assert user > place(instructions, "RUN", "useradd")
-    assert user < place(instructions, "RUN", "pip install")
+    assert user < place(instructions, "RUN", "-r requirements.lock")
     copies = [arguments for name, arguments in instructions if name == "COPY"]
     assert all(arguments.startswith("--chown=reader:reader ") for arguments in copies)
 
 
 def test_the_lock_is_installed_before_the_source_is_copied(instructions):
-    install = place(instructions, "RUN", "pip install")
+    install = place(instructions, "RUN", "-r requirements.lock")
     arguments = instructions[install][1]
     assert "--require-hashes -r requirements.lock" in arguments
     assert "--only-binary :all:" in arguments
@@ -57,6 +57,18 @@ def test_only_make_is_added_to_the_base(instructions):
     added = instructions[place(instructions, "RUN", "apt-get")][1]
     assert re.search(r"install [\w\s-]*--no-install-recommends (.*?)\s*&&", added)[1] == "make"
     assert "rm -rf /var/lib/apt/lists/*" in added
+
+
+def test_the_command_is_installed(instructions):
+    """From the source, without anything that the lock does not have."""
+    install = place(instructions, "RUN", "--editable .")
+    assert install > place(instructions, "COPY", " . ./")
+    for option in ("--no-index", "--no-deps", "--no-build-isolation"):
+        assert option in instructions[install][1]
+    assert place(instructions, "ENV", 'PATH="/project/.venv/bin:$PATH"') > install
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "\nsetuptools==" in lock  # what builds it
+    assert 'influence = "influence_command:main"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_folders_and_command(instructions):

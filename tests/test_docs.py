@@ -48,10 +48,12 @@ def test_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     assert printed.count("(3, 1500)") >= 4
 
 
-def test_there_are_nine_pages():
-    assert len(PAGES) == 9
+def test_every_page_is_in_the_readme_and_on_the_site():
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert len(PAGES) == 11
     for name, text in PAGES.items():
-        assert f"docs/{name}" in README
+        assert f"docs/{name}" in README or name == "index.md"
+        assert f" {name}\n" in site
         assert len(text.splitlines()) <= 180, name
 
 
