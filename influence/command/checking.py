@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from influence.command import words
 from influence.command.subject import Subject
+from influence.data.frames import Framed
 from influence.objective.validation import Validation
 
 # The limits of docs/reading-the-scores.md, and what counts as a slope near 1.
@@ -15,7 +17,7 @@ _GOOD, _FAIR, _NEAR = 0.95, 0.7, 0.1
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Framed):
     """Predicted changes against those of refits.
 
     Attributes:
@@ -27,6 +29,15 @@ class Check:
     subject: Subject
     validation: Validation
     leverage: np.ndarray | None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Predicted and actual changes, by training row."""
+        return self.validation.to_frame()
+
+    @property
+    def heading(self) -> str:
+        """The verdict."""
+        return self.verdict
 
     @property
     def verdict(self) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from influence.command import words
 from influence.command.subject import Subject
+from influence.data.frames import Framed
 from influence.studies.label_fixing import most_suspicious
 
 # What is planted in the trial, as in section 5.4 of the paper up to its size.
@@ -17,7 +18,7 @@ _CHECKED = (0.05, 0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
-class Suspects:
+class Suspects(Framed):
     """All training rows in the order in which they deserve a look.
 
     Attributes:
@@ -35,7 +36,7 @@ class Suspects:
     flipped: int
     trial: dict[float, float]
 
-    def frame(self, count: int | None = None) -> pd.DataFrame:
+    def to_frame(self, count: int | None = None) -> pd.DataFrame:
         """A row for each training row (or the first ``count``), in that order: its number, its
         score, its label and what the model predicts, and then what the table has."""
         subject, order = self.subject, self.order[:count]
@@ -106,7 +107,7 @@ def worth(suspects: Suspects) -> str:
 
 
 def _listing(suspects, top):
-    frame, subject = suspects.frame(top), suspects.subject
+    frame, subject = suspects.to_frame(top), suspects.subject
     header = [subject.unit, "score", subject.target, "predicted", "probability of its label"]
     if "probability_of_label" not in frame.columns:
         header.pop()

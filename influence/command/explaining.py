@@ -11,12 +11,13 @@ from influence.command import words
 from influence.command.columns import differences
 from influence.command.scoring import Rows
 from influence.command.subject import Subject
+from influence.data.frames import Framed
 
 _DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Framed):
     """A test row, and what every training row does to its loss.
 
     Attributes:
@@ -44,6 +45,23 @@ class Explanation:
     def label(self) -> object:
         """Of the test row."""
         return _tested(self.subject).y[self.row]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The harmful and the helpful rows, the strongest first: score, label, prediction, and what
+        the table has."""
+        rows, subject = [*self.harmful, *self.helpful], self.subject
+        columns = {
+            "score": self.scores[rows],
+            subject.target: subject.train.y[rows],
+            "predicted": self.predictions(rows),
+        }
+        ours = pd.DataFrame(columns, pd.Index(rows, name=f"training {subject.unit}"))
+        return pd.concat([ours, subject.train.shown.iloc[rows].set_index(ours.index)], axis=1)
+
+    @property
+    def heading(self) -> str:
+        """The question."""
+        return question(self)
 
     def apart(self, rows: list[int]) -> pd.DataFrame:
         """How far training rows are from the test row in each column, see ``differences``."""

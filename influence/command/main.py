@@ -24,7 +24,6 @@ examples:
   influence explain train.csv --test test.csv --target diagnosis
   influence mislabelled train.csv --target diagnosis --csv suspects.csv
   influence overturn train.csv --target price --coefficient area
-  influence check train.csv --test test.csv --target diagnosis
   influence explain photos/train --test photos/test --model model.keras
 
 Tables are .csv, .parquet, .feather, .arrow or .npz (X, y); images lie in folders, one for each
@@ -113,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=20)
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=24)
 
 
 def _add_common(sub) -> None:
@@ -164,7 +163,7 @@ def _mislabelled(options, caught) -> Answer:
     files = {}
     if options.csv is not None:
         # Not as one text, which a million rows would make as large as everything else.
-        files[options.csv] = lambda file: suspects.frame().to_csv(file, index=False, mode="wb")
+        files[options.csv] = lambda file: suspects.to_frame().to_csv(file, index=False, mode="wb")
     if options.html is not None:
         page = report_of_suspects(suspects, _sentences(caught), options.command)
         files[options.html] = lambda file: file.write(page.encode())

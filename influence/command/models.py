@@ -42,7 +42,7 @@ def load_estimator(path: Path, trust: bool) -> Any:
     else:
         raise ValueError(
             f"{path} is no model that can be read: give a scikit-learn estimator saved by skops "
-            f"(.skops) or joblib ({', '.join(_PICKLES)})."
+            f"(.skops) or joblib ({', '.join(_PICKLES)}), or a Keras model (.keras)."
         )
     if not isinstance(estimator, BaseEstimator):
         raise ValueError(

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from influence.command import words
 from influence.command.networks import NetworkScorer
 from influence.command.subject import Subject
+from influence.data.frames import Framed
 from influence.objective.targets import Coefficient, Metric, Target
 from influence.studies.sets import InfluentialSet, smallest_set
 
@@ -20,7 +22,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Overturned:
+class Overturned(Framed):
     """The fewest rows that change a conclusion, by the refit without them.
 
     Attributes:
@@ -32,6 +34,17 @@ class Overturned:
     subject: Subject
     conclusion: str
     found: InfluentialSet
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows of the set, as the table has them, with their labels."""
+        rows, train = self.found.indices, self.subject.train
+        labels = pd.DataFrame({self.subject.target: train.y[rows]}, train.shown.index[rows])
+        return pd.concat([labels, train.shown.iloc[rows]], axis=1)
+
+    @property
+    def heading(self) -> str:
+        """What the set does."""
+        return f"{self.conclusion}: {self.found.heading}"
 
 
 def overturn(

@@ -75,7 +75,7 @@ def report_of_suspects(suspects: Suspects, notes: list[str], command: str) -> st
         command: that made it.
     """
     subject = suspects.subject
-    frame = suspects.frame(_SUSPECTS)
+    frame = suspects.to_frame(_SUSPECTS)
     rows = frame["row"].tolist()
     gallery = None
     if subject.train.images is not None:

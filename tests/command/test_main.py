@@ -291,7 +291,9 @@ def test_bad_models_are_refused_in_a_sentence(folder, cancer, capsys):
     (folder / "broken.joblib").write_bytes(b"no")
     assert "broken.joblib cannot be read as a model" in refused(None, "broken.joblib")
     (folder / "model.keras").write_bytes(b"no")
-    assert "model.keras is no model that can be read" in refused(None, "model.keras")
+    assert "Keras cannot load model.keras (" in refused(None, "model.keras")
+    (folder / "model.h5").write_bytes(b"no")
+    assert "model.h5 is no model that can be read" in refused(None, "model.h5")
     assert "There is no file none.skops" in refused(None, "none.skops")
 
 

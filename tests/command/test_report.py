@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from influence.command import pictures
+from influence.command.checking import check
 from influence.command.explaining import explain
 from influence.command.main import main
+from influence.command.overturning import overturn
 from influence.command.report import report
 from influence.command.subject import prepare
 from tests.command.conftest import write
@@ -127,3 +129,20 @@ def test_texts_of_a_table_stay_texts(folder, cancer):
     assert not Page(text).all("script")
     assert not Page(text).all("b")
     assert "A note &amp; more." in text
+
+
+def test_answers_are_tables_in_notebooks(folder, cancer):
+    subject = prepare(folder / "train.csv", folder / "test.csv", target="diagnosis")
+    explanation = explain(subject, row=3, top=4)
+    frame = explanation.to_frame()
+    assert frame.index.tolist() == explanation.harmful + explanation.helpful
+    np.testing.assert_array_equal(frame["score"], explanation.scores[frame.index])
+    assert (frame["diagnosis"] == cancer["diagnosis"][frame.index]).all()
+    assert (frame["mean area"] == cancer["mean area"][frame.index]).all()
+    assert "for row 3 of" in explanation._repr_html_()
+    found = overturn(subject, coefficient="clinic = west")
+    assert found.to_frame().index.tolist() == list(found.found.indices)
+    assert "clinic = west" in found._repr_html_()
+    checked = check(subject, 3)
+    assert checked.to_frame().index.tolist() == checked.validation.indices.tolist()
+    assert checked.verdict in checked._repr_html_()
