@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest, spearmanr
 from tqdm import tqdm
 
+from influence.objective.sweeps import in_order, sweep
 from influence.studies.poisoning import hopeless
 from scripts.report.attack_photographs import draw_photographs, photographs
 from scripts.report.experiment import Config, Results, run
@@ -76,9 +78,8 @@ def compute(config: Fig5Config) -> Results:
     config, data, truth = problem.config, problem.data, problem.data.test.labels
     correct, chosen = problem.correct(), choose(problem, config.tests)
     margins = problem.margins()
-    units = [
-        single_attack(problem, test) for test in tqdm(chosen, desc="test images", disable=None)
-    ]
+    attacks = in_order(sweep(functools.partial(single_attack, problem), chosen.tolist()))
+    units = list(tqdm(attacks, total=len(chosen), desc="test images", disable=None))
     group = nearest_group(problem.features, truth, correct, config.multi_tests)
     multi = multi_attack(problem, group)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,16 +11,15 @@ from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from influence import BinaryLogisticRegression, Dataset
 from influence.data.files import fingerprint, saved_arrays, write_atomically
+from influence.objective.sweeps import sweep
 from influence.studies.label_fixing import fix_and_refit, most_suspicious, suspicion
 from scripts.loaders.enron import load_enron
 from scripts.report.experiment import Config, Results, run
-from scripts.report.terminal import plain_warnings
 from scripts.steps.text import clean_documents, count_words
 
 NAME = "fig6_label_fixing"
@@ -47,7 +47,7 @@ class Fig6Config(Config):
         weight_decay: λ.
         repeats: seeds.
         flips: sweep 5..30 percent of flipped labels, as the 2017 code does, instead of 10 alone.
-        jobs: processes; the numbers do not depend on it.
+        jobs: processes of one thread each; the numbers do not depend on it.
     """
 
     weight_decay: float = 1e-4
@@ -93,10 +93,7 @@ def compute(config: Fig6Config) -> Results:
 
     levels = range(LEVELS) if config.flips else [1]
     units = [(level, repeat) for level in levels for repeat in range(config.repeats)]
-    work = Parallel(n_jobs=config.jobs, return_as="generator")(
-        delayed(finished_repeat)(problem, *unit) for unit in units
-    )
-    done = list(tqdm(work, total=len(units), desc="repeats", disable=None))
+    done = finished_repeats(problem, units, config.jobs)
     for level in levels:
         mine = [unit for (flip, _), unit in zip(units, done) if flip == level]
         for name in mine[0]:
@@ -111,23 +108,28 @@ def compute(config: Fig6Config) -> Results:
     return results
 
 
-def finished_repeat(problem: Problem, level: int, repeat: int) -> dict[str, np.ndarray]:
-    """``one_repeat``, from its file if an earlier run finished it on the same data."""
+def finished_repeats(
+    problem: Problem, units: list[tuple[int, int]], jobs: int
+) -> list[dict[str, np.ndarray]]:
+    """``one_repeat`` of each unit, from its file if an earlier run finished it on the same data."""
     settings = repr(problem.weight_decay)
     key = fingerprint(settings, problem.train.x, problem.train.labels)[:16]
-    path = problem.folder / f"{key}_{level}_{repeat}.npz"
-    saved = saved_arrays(path)
-    if saved is not None:
-        return saved
-    # One thread each, so that the sums are in the same order for any number of processes.
-    with threadpool_limits(1), plain_warnings():
-        unit = one_repeat(problem, level, repeat)
-    write_atomically(path, lambda file: np.savez(file, **unit))
-    return unit
+    paths = {unit: problem.folder / f"{key}_{unit[0]}_{unit[1]}.npz" for unit in units}
+    found = {unit: saved_arrays(path) for unit, path in paths.items()}
+    done = {unit: saved for unit, saved in found.items() if saved is not None}
+    todo = [unit for unit in units if unit not in done]
+    with tqdm(total=len(units), initial=len(done), desc="repeats", disable=None) as bar:
+        for number, result in sweep(functools.partial(one_repeat, problem), todo, jobs=jobs):
+            done[todo[number]] = result
+            write_atomically(paths[todo[number]], functools.partial(np.savez, **result))
+            bar.update()
+    return [done[unit] for unit in units]
 
 
-def one_repeat(problem: Problem, level: int, repeat: int) -> dict[str, np.ndarray]:
-    """Shares of flips fixed and accuracies at 5..30 percent checked, with the 2017 seeds."""
+def one_repeat(problem: Problem, unit: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Shares of flips fixed and accuracies at 5..30 percent checked, with the 2017 seeds, for a
+    level and a repeat."""
+    level, repeat = unit
     truth, n = problem.train.labels, len(problem.train)
     per_level = n // 20
     seed = 120 * level + 2 * repeat
@@ -135,7 +137,7 @@ def one_repeat(problem: Problem, level: int, repeat: int) -> dict[str, np.ndarra
     wrong = problem.train.relabelled(flipped, 1 - truth[flipped])
     model = BinaryLogisticRegression(wrong, problem.weight_decay).fit()
     scores = suspicion(model)
-    unit = {"flipped_accuracy": np.array(problem.accuracy(model))}
+    results = {"flipped_accuracy": np.array(problem.accuracy(model))}
     for method in METHODS:
         fixed, accuracies, start = [], [], model.parameters
         for check in range(LEVELS):
@@ -149,9 +151,9 @@ def one_repeat(problem: Problem, level: int, repeat: int) -> dict[str, np.ndarra
             start = refitted.parameters
             fixed.append(number / len(flipped))
             accuracies.append(problem.accuracy(refitted))
-        unit[f"fixed_{method}"] = np.array(fixed)
-        unit[f"accuracy_{method}"] = np.array(accuracies)
-    return unit
+        results[f"fixed_{method}"] = np.array(fixed)
+        results[f"accuracy_{method}"] = np.array(accuracies)
+    return results
 
 
 def plot(results: Results) -> dict[str, plt.Figure]:

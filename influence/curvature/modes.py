@@ -35,6 +35,10 @@ class Mode(abc.ABC):
     ) -> Linear:
         """t -> (∂²function/∂rows ∂columns) t, a list shaped as ``rows``, of a scalar function."""
 
+    def __reduce__(self) -> str:
+        # By its name: there is one of each, which models are compared with.
+        return "FORWARD" if isinstance(self, ForwardMode) else "REVERSE"
+
 
 class ForwardMode(Mode):
     """J t in forward mode, second derivatives by reverse over forward mode."""

@@ -195,6 +195,9 @@ class Stream:
     def __len__(self) -> int:
         return self._rows
 
+    def __reduce__(self) -> str:
+        raise TypeError("a tf.data.Dataset stays in its process; arrays do not")
+
     def label_range(self, place: int, ignored: int | None = None) -> tuple[float, float]:
         """The smallest and the largest of labels number ``place``; without those ``ignored``, by a
         pass of their own."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -422,13 +421,33 @@ class KerasModel(GenericNeuralNet):
                 self._own_variables()
 
     def _clone(self, train: Any) -> Self:
-        clone = copy.copy(self)
+        clone = object.__new__(type(self))
+        vars(clone).update(vars(self))
         clone.train = train
         clone._theta, clone._at_theta = self._start, {}
         clone._scans = self._scans.of(clone)
         if train is not self.train:
             clone.points = clone._make_points()
         return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._load()
+        made = {"_scans", "_make_layer_scans", "variables"}
+        state = {name: v for name, v in super().__getstate__().items() if name not in made}
+        first = self.train.first(_PROBED)[0]
+        return state | {"probe": (first, self.predict(first))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        first, outputs = state.pop("probe")
+        self.variables = state["_network"].variables
+        super().__setstate__(state)
+        self._make_layer_scans = functools.cache(functools.partial(LayerScans, self, self._network))
+        close = keras.tree.map_structure(_close, self.predict(first), outputs)
+        if not all(keras.tree.flatten(close)):
+            raise ValueError(
+                f"The model {self._network.model.name!r} cannot be sent to other processes: made "
+                f"again of its configuration and its variables it has other outputs."
+            )
 
     # How it is done.
 
@@ -550,3 +569,9 @@ class KerasModel(GenericNeuralNet):
     def _removed_slope(self):
         slope = super()._removed_slope()
         return np.zeros_like(slope) if self._keeps_sum else slope
+
+
+def _close(array, other):
+    """Whether they differ by no more than the rounding of another number of threads."""
+    size = np.abs(other).max(initial=0.0)
+    return bool((np.abs(array - other) <= 1e3 * np.finfo(other.dtype).eps * size).all())

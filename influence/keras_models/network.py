@@ -40,15 +40,45 @@ class KerasNetwork:
         _check_model(model)
         self.model = model
         self.chosen = _chosen(model, variables)
+        self._make(split, [v.value for v in model.variables])
+
+    def _make(self, split, values):
+        model = self.model
         self.body: keras.Model | None
         self.body, self.top = _split(model, self.chosen) if split else (None, model)
-        self.variables = [tf.Variable(v.value, name=v.name) for v in self.chosen]
-        own = {id(v): copy for v, copy in zip(self.chosen, self.variables)}
+        chosen = {id(v) for v in self.chosen}
         self._values = [
-            (v, own.get(id(v), tf.Variable(v.value, trainable=False))) for v in model.variables
+            (v, tf.Variable(value, trainable=id(v) in chosen, name=v.name))
+            for v, value in zip(model.variables, values)
         ]
+        own = {id(v): copy for v, copy in self._values}
+        self.variables = [own[id(v)] for v in self.chosen]
         self.owner: Any = None
         self.share = tf.Variable(1.0, trainable=False, dtype=self.variables[0].dtype)
+
+    # To another process it goes as the configuration of the Keras model and what stands for its
+    # variables. It is made anew there, and not compiled: losses have been read.
+
+    def __getstate__(self) -> dict[str, Any]:
+        layers = self.model._flatten_layers()
+        own = {type(layer) for layer in layers if not type(layer).__module__.startswith("keras.")}
+        config = keras.saving.serialize_keras_object(self.model)
+        places = {id(v): place for place, v in enumerate(self.model.trainable_variables)}
+        return {
+            "config": config | {"compile_config": None},
+            "classes": {keras.saving.get_registered_name(each): each for each in own},
+            "values": [copy.numpy() for _, copy in self._values],
+            "chosen": [places[id(v)] for v in self.chosen],
+            "split": self.body is not None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.model = keras.saving.deserialize_keras_object(
+            state["config"], state["classes"], safe_mode=False
+        )
+        trainable = self.model.trainable_variables
+        self.chosen = [trainable[place] for place in state["chosen"]]
+        self._make(state["split"], state["values"])
 
     def whole(self, x: Tensors) -> Tensors:
         """The outputs for points ``x``."""

@@ -103,9 +103,16 @@ class BinaryInceptionModel:
         backbones.check(self.backbone, image_side)
         self.cache_folder = None if cache_folder is None else Path(cache_folder)
         self.batch_size, self.progress = batch_size, progress
+
+    @functools.cached_property
+    def _forward(self):
         pixels = tf.TensorSpec([None, *self._shape], self.backbone.inputs[0].dtype)
         # A signature with an open first axis: one trace, whatever the number of images.
-        self._forward = tf.function(self._traced_features, input_signature=[pixels])
+        return tf.function(self._traced_features, input_signature=[pixels])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # To another process: what is compiled is compiled anew there.
+        return {name: value for name, value in vars(self).items() if name != "_forward"}
 
     @property
     def num_features(self) -> int:

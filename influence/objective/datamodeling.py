@@ -236,7 +236,8 @@ def retrain_on_subsets(
         fraction: of the points that each has; a half is the rule.
         trainings: r, of each subset; two or more give a ceiling.
         seed: of the subsets and of the seeds.
-        jobs: None trains here. A number is of processes that train side by side with a thread each,
+        jobs: None asks joblib's ambient backend (see ``objective.sweeps``), and without one trains
+            here. A number is of processes that train side by side with a thread each,
             −1 for one a core; the answer is the same for any number.
         checkpoint: a file that every finished training is saved to, and read from after a kill or
             for more ``subsets`` or ``trainings``; the numbers are the same. Where the recipe has no

@@ -134,6 +134,17 @@ class GenericNeuralNet(abc.ABC):
         check_dataset(train)
         self._check_labels(train.labels, "train.labels")
 
+    # To another process a model goes as its data, its settings and θ, and is made anew there.
+
+    def __getstate__(self) -> dict[str, Any]:
+        made = {"scans", "points", "_at_theta", "_exact"}
+        return {name: value for name, value in vars(self).items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._at_theta = {}
+        self.scans, self.points = self._make_scans(), self._make_points()
+
     # Parameters.
 
     @property

@@ -13,6 +13,7 @@ from influence.curvature.gauss_newton import GaussNewton
 from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator
 from influence.data.types import Inputs, Loss, Order, PointTensors, Reduction
 from influence.objective.sets import Sets
+from influence.objective.sweeps import in_order, sweep
 from influence.solvers.downdate import Downdated, rows_of_gram, scaled_rows
 from influence.solvers.exact import Exact
 from influence.solvers.own_inverse import OwnInverse
@@ -113,14 +114,9 @@ class Removal:
 
     def _refits(self, sets):
         theta = self._model.parameters.astype(np.float64)
-        for j, members in enumerate(sets.members):
-            try:
-                refitted = self._model.refit(members)
-            except (ValueError, SolverError) as error:
-                raise ValueError(
-                    f"The model cannot be refitted without {sets.name(j)}: {error}"
-                ) from error
-            yield (refitted.parameters - theta)[:, np.newaxis]
+        units = [(members, sets.name(j)) for j, members in enumerate(sets.members)]
+        for refitted in in_order(sweep(functools.partial(_refitted, self._model), units)):
+            yield (refitted - theta)[:, np.newaxis]
 
     # What a subclass may know better.
 
@@ -204,6 +200,15 @@ class Removal:
             factor = solver.factor(self._operator)
             if isinstance(factor, RangeInverse):
                 factor.check_range(self._model.scans.gradients(loss, points).T)
+
+
+def _refitted(model, unit):
+    """θ of the refit without a set, (its members, its name)."""
+    members, name = unit
+    try:
+        return model.refit(members).parameters
+    except (ValueError, SolverError) as error:
+        raise ValueError(f"The model cannot be refitted without {name}: {error}") from error
 
 
 def undetermined(name: str) -> SolverError:

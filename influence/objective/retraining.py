@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from influence.data.files import fingerprint, load_checkpoint, save_checkpoint
 from influence.data.types import File, Inputs
+from influence.objective.sweeps import sweep
 from influence.solvers.solution import SolverError
 
 # (the training indices to train on, a seed) -> a number of each test point [m]. It may have a
@@ -37,8 +35,9 @@ def retrained(
         recipe: trains on the ``kept`` points [s] with a seed, and gives a number of each test
             point, such as its loss: [m].
         units: the (kept, seed) of each training.
-        jobs: None trains here. A number is of processes that train side by side with a thread each,
-            −1 for one a core; the answer is the same for any number.
+        jobs: processes that train side by side with a thread each, −1 for one a core; None asks
+            joblib's ambient backend, and without one trains here. The answer is the same for any
+            number.
         checkpoint: a file that every finished training is saved to, and that is read from after a
             kill, for more units, or for others. Where the recipe has no ``key``, the first training
             that the file has is done again, to see that it is of this recipe.
@@ -46,7 +45,7 @@ def retrained(
 
     Raises:
         ValueError: the recipe does not give a vector of finite numbers, of one length; or another
-            than the file has; or it is of a model of the library, which stays in its process.
+            than the file has; or it cannot be sent to other processes.
 
     Examples:
         >>> import numpy as np
@@ -57,25 +56,21 @@ def retrained(
         [[1.5], [4.0]]
     """
     names = [fingerprint(np.asarray(kept, np.int64), repr(int(seed))) for kept, seed in units]
-    if jobs is not None and isinstance(recipe, Refits):
-        raise ValueError(
-            "A model of the library is refitted in its own process: leave jobs out, or give a "
-            "recipe that makes the model."
-        )
     key = getattr(recipe, "key", "")
     saved = load_checkpoint(checkpoint, key)
     done = {} if saved is None else dict(zip(saved["names"].tolist(), saved["values"]))
     if not key:
         _check_recipe(recipe, units, names, done, checkpoint)
     todo = [(name, unit) for name, unit in zip(names, units) if name not in done]
-    results = _results(recipe, [unit for _, unit in todo], jobs)
+    results = sweep(lambda unit: np.asarray(recipe(*unit)), [unit for _, unit in todo], jobs=jobs)
     with tqdm(
         total=len(units),
         initial=len(units) - len(todo),
         desc="retraining",
         disable=None if progress else True,
     ) as bar:
-        for (name, (kept, _)), result in zip(todo, results):
+        for number, result in results:
+            name, (kept, _) = todo[number]
             done[name] = _vector(result, len(kept), done)
             if checkpoint is not None:
                 values = np.stack(list(done.values()))
@@ -135,24 +130,6 @@ def _check_recipe(recipe, units, names, done, path):
                     f"again, and differs. Name another file."
                 )
             return
-
-
-def _results(recipe, units, jobs) -> Iterator[Any]:
-    if jobs is None:
-        return (recipe(kept, seed) for kept, seed in units)
-    jobs = effective_n_jobs(jobs)
-    # With one process joblib would compute here, with all the threads that there are here: so there
-    # are two, and one of them gets nothing to do.
-    work = Parallel(n_jobs=max(jobs, 2), pre_dispatch=jobs, return_as="generator")
-    return work(delayed(_in_one_thread)(recipe, kept, seed) for kept, seed in units)
-
-
-def _in_one_thread(recipe, kept, seed):
-    # Too late where unpickling the recipe has started TensorFlow.
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    return np.asarray(recipe(kept, seed))
 
 
 def _vector(result, size, done):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +18,7 @@ from influence.curvature.operator import HessianOperator
 from influence.data.files import fingerprint, load_checkpoint, save_checkpoint
 from influence.data.frames import Framed
 from influence.data.types import File, Inputs, Model
+from influence.objective.sweeps import sweep
 from influence.solvers.solution import Solver, SolverError
 
 
@@ -111,7 +114,7 @@ def validate(
     """Refit ``model`` without each of its ``points`` most influential training points.
 
     Where the model cannot be refitted without one, the next most influential takes its place, up to
-    ``points`` times.
+    ``points`` times. The refits are a sweep: see ``objective.sweeps``.
 
     Args:
         model: gives ``influence_on_loss``, ``losses``, ``gradient`` and ``refit``; fitted.
@@ -146,19 +149,22 @@ def validate(
     refits = _Refits(model, x_test, y_test, scores, checkpoint)
     found: dict[int, tuple[float, float]] = {}
     skipped: dict[int, str] = {}
+    candidates, tried = ranked[: 2 * points].tolist(), 0
     with tqdm(total=points, desc="validate", disable=None if progress else True) as bar:
-        for index in ranked[: 2 * points].tolist():
-            change, norm, reason = refits.without(index)
-            if reason:
-                skipped[index] = reason
-            else:
-                found[index] = change, norm
-                bar.update()
-            if len(found) == points:
-                break
+        while len(found) < points and tried < len(candidates):
+            chosen = candidates[tried : tried + points - len(found)]
+            tried += len(chosen)
+            for index, (change, norm, reason) in refits.without(chosen):
+                if reason:
+                    skipped[index] = reason
+                else:
+                    found[index] = change, norm
+                    bar.update()
+    # They came as they were finished.
+    skipped = {index: skipped[index] for index in candidates if index in skipped}
     _report(skipped, len(found), points)
-    indices = np.array(list(found))
-    actual, norms = np.array(list(found.values())).T
+    indices = np.array([index for index in candidates if index in found])
+    actual, norms = np.array([found[index] for index in indices.tolist()]).T
     predicted = scores[indices].astype(np.float64)
     pearson_r, slope = _agreement(actual, predicted)
     return Validation(
@@ -177,22 +183,24 @@ class _Refits:
     """Refits of a model without one point each; those of an earlier run come from its file."""
 
     def __init__(self, model, x_test, y_test, scores, checkpoint) -> None:
-        self._model, self._test, self._path = model, (x_test, y_test), checkpoint
-        self._before = _mean_loss(model, *self._test)
+        self._path = checkpoint
+        before = _mean_loss(model, x_test, y_test)
+        self._refit = functools.partial(_refit, model, (x_test, y_test), before)
         # The scores depend on all data, on the objective, the solver and the curvature.
         name = type(model).__name__
-        self._key = fingerprint(name, model.parameters, scores, self._before)
+        self._key = fingerprint(name, model.parameters, scores, before)
         saved = load_checkpoint(checkpoint, self._key)
         self._done: dict[int, tuple[float, float, str]] = {}
         if saved is not None:
             columns = (saved[name].tolist() for name in ("changes", "norms", "reasons"))
             self._done = dict(zip(saved["indices"].tolist(), zip(*columns)))
 
-    def without(self, index: int) -> tuple[float, float, str]:
-        """(change of the mean test loss, gradient norm, "") of the refit, or (NaN, NaN, why there
-        is none)."""
-        if index not in self._done:
-            self._done[index] = self._refit(index)
+    def without(self, indices: list[int]) -> Iterator[tuple[int, tuple[float, float, str]]]:
+        """(index, what ``_refit`` says of it) of each, as they finish."""
+        todo = [index for index in indices if index not in self._done]
+        yield from ((index, self._done[index]) for index in indices if index in self._done)
+        for number, result in sweep(self._refit, todo):
+            self._done[todo[number]] = result
             changes, norms, reasons = zip(*self._done.values())
             save_checkpoint(
                 self._path,
@@ -202,17 +210,20 @@ class _Refits:
                 norms=norms,
                 reasons=reasons,
             )
-        return self._done[index]
+            yield todo[number], result
 
-    def _refit(self, index):
-        try:
-            refitted = self._model.refit(index)
-            change = _mean_loss(refitted, *self._test) - self._before
-        except (ValueError, SolverError) as error:
-            return np.nan, np.nan, str(error)
-        if not np.isfinite(change):
-            return np.nan, np.nan, "The test loss after the refit is not finite."
-        return change, float(np.linalg.norm(refitted.gradient())), ""
+
+def _refit(model, test, before, index):
+    """(change of the mean test loss, gradient norm, "") of the refit without a point, or (NaN, NaN,
+    why there is none)."""
+    try:
+        refitted = model.refit(index)
+        change = _mean_loss(refitted, *test) - before
+    except (ValueError, SolverError) as error:
+        return np.nan, np.nan, str(error)
+    if not np.isfinite(change):
+        return np.nan, np.nan, "The test loss after the refit is not finite."
+    return change, float(np.linalg.norm(refitted.gradient())), ""
 
 
 def _report(skipped: dict[int, str], done: int, points: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from influence.data.frames import Framed
 from influence.data.types import File, Inputs
 from influence.linear.model import LinearModel
 from influence.objective.minimum import ConvergenceWarning
+from influence.objective.sweeps import sweep
 from influence.solvers.exact import Exact
 
 # A fixed factor must shrink the gradient at least this much a step, or the point is refitted alone.
@@ -72,7 +74,7 @@ def leave_one_out(
     objective, factored once and corrected by what the last step taught of the point's own
     curvature, and ∇R₋ᵢ the exact gradient of the n − 1 objective, until its norm is
     ``gradient_tolerance``. A point with so much leverage that this does not contract is refitted
-    alone by ``model.refit``.
+    alone by ``model.refit``. The blocks are a sweep: see ``objective.sweeps``.
 
     Args:
         model: fitted.
@@ -107,21 +109,20 @@ def leave_one_out(
     data = model.train.x, model.train.labels, x_test, y_test
     key = fingerprint(repr(settings), theta, indices, *data)
     done = _load(checkpoint, key)
-    factor = None
+    blocks = np.split(indices, range(block_size, len(indices), block_size))
+    todo = [number for number in range(len(blocks)) if number not in done]
     with tqdm(total=len(indices), desc="leave-one-out", disable=None if progress else True) as bar:
-        for first in range(0, len(indices), block_size):
-            chosen = indices[first : first + block_size]
-            if first // block_size >= len(done):
-                if factor is None:
-                    factor = _factor(model)
-                thetas, norms, steps = _refit_block(
-                    model, factor, theta, chosen, gradient_tolerance
-                )
-                changes = (model.losses_at(thetas, x_test, y_test) - before).T
-                done.append((changes, norms, steps))
+        bar.update(sum(len(blocks[number]) for number in done))
+        if todo:
+            task = _Refits(
+                model, _factor(model), theta, gradient_tolerance, (x_test, y_test), before
+            )
+            for place, result in sweep(task, [blocks[number] for number in todo]):
+                done[todo[place]] = result
                 _save(checkpoint, key, done)
-            bar.update(len(chosen))
-    changes, norms, steps = (np.concatenate(parts) for parts in zip(*done))
+                bar.update(len(result[0]))
+    parts = [done[number] for number in range(len(blocks))]
+    changes, norms, steps = (np.concatenate(part) for part in zip(*parts))
     if (norms > gradient_tolerance).any():
         warnings.warn(
             f"{int((norms > gradient_tolerance).sum())} of {len(norms)} refits stopped above a "
@@ -137,6 +138,24 @@ def _factor(model):
     # hundred parameters half the memory and twice the speed are worth it.
     dtype = np.float64 if model.num_parameters <= 500 else np.float32
     return Exact().factor(model.hessian(dtype))
+
+
+@dataclass(frozen=True)
+class _Refits:
+    """(changes [b, m], gradient norms [b], steps [b]) of the refits without a block of points."""
+
+    model: LinearModel
+    factor: Any
+    theta: np.ndarray
+    tolerance: float
+    test: tuple[Any, Any]
+    before: np.ndarray
+
+    def __call__(self, indices):
+        thetas, norms, steps = _refit_block(
+            self.model, self.factor, self.theta, indices, self.tolerance
+        )
+        return (self.model.losses_at(thetas, *self.test) - self.before).T, norms, steps
 
 
 def _refit_block(model, factor, theta, indices, tolerance):
@@ -187,9 +206,10 @@ def _secant(gradients, solved, last_gradients, last_solved, last_step):
 
 def _load(path, key):
     saved = load_checkpoint(path, key)
-    if saved is None:
-        return []
-    return [tuple(saved[f"{name}_{i}"] for name in _SAVED) for i in range(int(saved["blocks"]))]
+    if saved is None or "numbers" not in saved:
+        return {}
+    numbers = saved["numbers"].tolist()
+    return {number: tuple(saved[f"{name}_{number}"] for name in _SAVED) for number in numbers}
 
 
 _SAVED = ("changes", "norms", "steps")
@@ -197,6 +217,8 @@ _SAVED = ("changes", "norms", "steps")
 
 def _save(path, key, done) -> None:
     arrays = {
-        f"{name}_{i}": part for i, block in enumerate(done) for name, part in zip(_SAVED, block)
+        f"{name}_{number}": part
+        for number, block in done.items()
+        for name, part in zip(_SAVED, block)
     }
-    save_checkpoint(path, key, blocks=len(done), **arrays)
+    save_checkpoint(path, key, numbers=list(done), **arrays)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from influence import Adam, AllCNNC, ConjugateGradient, GradientFlow, Proximal
 from influence.curvature.operator import HessianOperator, MatrixOperator
-from influence.data.files import fingerprint, kept
+from influence.data.files import fingerprint, saved_arrays, write_atomically
 from influence.fitting.adam import continue_without
+from influence.objective.sweeps import in_order, sweep
 from influence.solvers.preconditioners import InverseMatrix
 from influence.solvers.solution import SolverError, SolverWarning
 from scripts.loaders.mnist import Mnist
@@ -158,35 +159,70 @@ def retrain(config, model, state, gauss_newton, indices, test, folder) -> dict[s
     ``actual``, ``proximal`` and ``one_step`` [k], the ``drift`` of the flow that removes nothing,
     and the gradient norms of the proximal objective.
     """
-    time = config.cnn_retraining_steps * _RETRAINING_RATE
-    flow = GradientFlow(model, state, time, config.cnn_flow_steps, gauss_newton)
-    proximal = Proximal(model, config.cnn_damping, gauss_newton)
-    moved = model.with_parameters(model.parameters)
-    before = float(model.losses(*test)[0])
-
-    def change(theta):
-        moved.parameters = theta
-        return float(moved.losses(*test)[0]) - before
-
     stepped = {}
     if config.scale == "paper":
         steps = config.cnn_retraining_steps
         stepped = dict(zip(indices, after_steps(model, state, indices, steps, folder, config.jobs)))
 
-    def unit(index):
-        plain = stepped[index] if stepped else flow.without(index)
-        near, norm = proximal.without(index, _PROXIMAL_TOLERANCE)
-        step = proximal.one_step(index)
-        return np.array([change(plain), change(near), change(step), norm])
-
-    settings = config.scale, time, config.cnn_flow_steps, config.cnn_damping
+    retraining = _Retraining(config, model, state, gauss_newton, test)
+    settings = config.scale, retraining.time, config.cnn_flow_steps, config.cnn_damping
     key = _key(repr(settings), state.parameters, model.train.x, *test)
-    rows = [
-        kept(folder / f"without_{key}_{index}.npz", lambda index=index: unit(index))
-        for index in tqdm(indices, desc="retraining", disable=None)
-    ]
+    paths = {index: folder / f"without_{key}_{index}.npz" for index in indices.tolist()}
+    found = {index: saved_arrays(path) for index, path in paths.items()}
+    rows = {index: saved["array"] for index, saved in found.items() if saved is not None}
+    todo = [(index, stepped.get(index)) for index in paths if index not in rows]
+    with tqdm(total=len(paths), initial=len(rows), desc="retraining", disable=None) as bar:
+        for number, row in sweep(retraining, todo):
+            index, _ = todo[number]
+            rows[index] = row
+            write_atomically(paths[index], functools.partial(np.savez, array=row))
+            bar.update()
     names = "actual", "proximal", "one_step", "proximal_gradient_norms"
-    return dict(zip(names, np.transpose(rows))) | {"drift": np.array(change(flow.without(None)))}
+    columns = np.transpose([rows[index] for index in paths])
+    return dict(zip(names, columns)) | {"drift": np.array(retraining.drift())}
+
+
+class _Retraining:
+    """Changes of the test loss, and the norm of the proximal gradient, without an index and where
+    plain retraining ends, (index, θ or None); what is computed once for all is made where it is
+    needed."""
+
+    def __init__(self, config, model, state, gauss_newton, test):
+        self._config, self._model, self._state = config, model, state
+        self._gauss_newton, self._test = gauss_newton, test
+        self.time = config.cnn_retraining_steps * _RETRAINING_RATE
+
+    def __call__(self, unit):
+        index, plain = unit
+        plain = self._flow.without(index) if plain is None else plain
+        near, norm = self._proximal.without(index, _PROXIMAL_TOLERANCE)
+        step = self._proximal.one_step(index)
+        return np.array([*map(self._change, (plain, near, step)), norm])
+
+    def drift(self) -> float:
+        """The change by the flow that removes nothing."""
+        return self._change(self._flow.without(None))
+
+    def _change(self, theta):
+        self._moved.parameters = theta
+        return float(self._moved.losses(*self._test)[0]) - self._before
+
+    @functools.cached_property
+    def _flow(self):
+        steps = self._config.cnn_flow_steps
+        return GradientFlow(self._model, self._state, self.time, steps, self._gauss_newton)
+
+    @functools.cached_property
+    def _proximal(self):
+        return Proximal(self._model, self._config.cnn_damping, self._gauss_newton)
+
+    @functools.cached_property
+    def _moved(self):
+        return self._model.with_parameters(self._model.parameters)
+
+    @functools.cached_property
+    def _before(self):
+        return float(self._model.losses(*self._test)[0])
 
 
 def after_steps(model, state, indices, steps: int, folder: Path, jobs: int) -> list[np.ndarray]:
@@ -195,19 +231,12 @@ def after_steps(model, state, indices, steps: int, folder: Path, jobs: int) -> l
     The retrainings are spread over ``jobs`` processes of one thread each, so that the numbers are
     the same for any number of processes.
     """
-    jobs = effective_n_jobs(jobs)
-    # With one process joblib would compute here, with all the threads that TensorFlow has here: so
-    # there are two, and one of them gets nothing to do.
-    work = Parallel(n_jobs=max(jobs, 2), pre_dispatch=jobs, return_as="generator")(
-        delayed(_without)(model.train, model.weight_decay, state, int(index), steps, folder)
-        for index in indices
-    )
+    task = functools.partial(_without, model.train, model.weight_decay, state, steps, folder)
+    work = in_order(sweep(task, [int(index) for index in indices], jobs=jobs))
     return list(tqdm(work, total=len(indices), desc=f"{steps} more steps", disable=None))
 
 
-def _without(train, weight_decay, state, index, steps, folder):
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+def _without(train, weight_decay, state, steps, folder, index):
     tf.config.experimental.enable_op_determinism()
     model = AllCNNC(train, weight_decay, seed=SEED)
     path = folder / f"without_{index}_{steps}.adam.npz"
