@@ -73,7 +73,7 @@ class Packed:
         """The object again; its large arrays are read-only views of ``buffers``."""
         # As memoryviews: arrays that joblib has mapped must be like any others to a model, which
         # computes in another way where its user has mapped them.
-        return pickle.loads(head, buffers=[memoryview(one).toreadonly() for one in buffers])
+        return pickle.loads(head.data, buffers=[one.data.toreadonly() for one in buffers])
 
 
 class _Pickler(cloudpickle.Pickler):

@@ -20,12 +20,14 @@ from influence.data.dataset import Dataset, check_dataset, check_indices
 from influence.data.types import DType, File, Inputs, Loss, Order, PointTensors, Reduction
 from influence.data.vectors import flatten, split
 from influence.objective.datamodeling import DatamodelingScore, validate_on_subsets
+from influence.objective.large_scores import large_influence
 from influence.objective.minimum import warn_unless_at_minimum
 from influence.objective.points import Points
 from influence.objective.removal import Removal, influence_of_sets, influence_without
 from influence.objective.scans import Scans
 from influence.objective.sets import Sets
 from influence.objective.targets import Target, influence_on
+from influence.objective.tiles import Tiles
 from influence.objective.validation import Validation, validate
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
@@ -441,6 +443,8 @@ class GenericNeuralNet(abc.ABC):
         curvature: HessianOperator | None = None,
         train_indices: ArrayLike | None = None,
         strict: bool = False,
+        out: File | None = None,
+        top: int | None = None,
     ) -> np.ndarray:
         """Predicted change of each test loss if a training point is removed: > 0 is helpful.
 
@@ -466,10 +470,16 @@ class GenericNeuralNet(abc.ABC):
                 ``hessian() + δ`` or ``gauss_newton() + δ`` (δ is the paper's damping).
             train_indices: only these training points, in this order, instead of all n.
             strict: an unconverged or indefinite solve is an error instead of a warning.
+            out: a .npy file that the scores [m, n] are written to as they are ready, where they
+                would not fit into memory; the answer is that file, memory-mapped. After a kill the
+                same call goes on where it was, and the file is the same to the last bit.
+            top: k; the answer is for each test point the k largest and the k smallest scores,
+                most helpful first and most harmful last, [m, 2k] with the fields "index" (of the
+                training point) and "score"; the others are never kept.
 
         Raises:
             ValueError: shapes, labels or indices that do not fit; for "newton" a loss that is not
-                convex in the outputs.
+                convex in the outputs; ``out`` or ``top`` with each other or with a reduction.
             SolverError: the system cannot be solved; for "newton" also where the parameters are
                 not determined without some point.
 
@@ -492,18 +502,29 @@ class GenericNeuralNet(abc.ABC):
             >>> model.influence_on_loss([[1.5]], [1], curvature=damped).round(2).tolist()
             [[0.06, 0.03, 0.03, 0.06, -0.18]]
 
+            The most helpful training point, and the most harmful one:
+
+            >>> top = model.influence_on_loss([[1.5]], [1], top=1)
+            >>> top["index"].tolist(), top["score"].round(2).tolist()
+            ([[3, 4]], [[0.09, -0.27]])
+
             After refits the loss changes by 0.11, 0.05, 0.05, 0.11 and −0.39:
 
             >>> model.influence_on_loss([[1.5]], [1], order="newton").round(2).tolist()
             [[0.12, 0.06, 0.06, 0.12, -0.32]]
         """
         check_reduction(reduction)
+        if order not in ("first", "newton"):
+            raise ValueError(f'order must be "first" or "newton", not {order!r}.')
+        how: dict[str, Any] = {"solver": solver, "curvature": curvature, "strict": strict}
+        if out is not None or top is not None:
+            if reduction is not None:
+                raise ValueError("out and top are for the scores of each test point: no reduction.")
+            tiles = Tiles(self, x_test, y_test, order, loss, train_indices, how)
+            return large_influence(tiles, out, top)
         if order == "newton":
-            how = {"solver": solver, "curvature": curvature, "strict": strict}
             sets = Sets.of_points(train_indices, len(self.train))
             return influence_without(self, sets, order, x_test, y_test, reduction, loss, how)
-        if order != "first":
-            raise ValueError(f'order must be "first" or "newton", not {order!r}.')
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
         scores = self._removal(self.points.chosen(train_indices), s_test, curvature)
