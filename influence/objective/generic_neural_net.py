@@ -552,7 +552,7 @@ class GenericNeuralNet(abc.ABC):
                 the order of the answer.
             order: "first", the sum of the scores of the points; "newton", as for
                 ``influence_on_loss``, one Newton step without the set; "refit", what really
-                happens.
+                happens, by refits here or on joblib's ambient backend (``objective.sweeps``).
             x_test, y_test, reduction, loss, solver, curvature, strict: as for
                 ``influence_on_loss``.
 
@@ -781,7 +781,9 @@ class GenericNeuralNet(abc.ABC):
         """Refit without the most influential points: can the scores be trusted on this model?
 
         See ``Validation`` for how to read the answer. Where the model cannot be refitted without a
-        point (the only one of its class), the next most influential takes its place.
+        point (the only one of its class), the next most influential takes its place. Under
+        ``joblib.parallel_config("loky", n_jobs=4)``, "dask" or "ray" the refits go to its workers
+        (``objective.sweeps``).
 
         With ``measure="datamodeling"`` it is refitted to random halves of the training points
         instead, and the scores of the others are held against the test losses: the answer is a

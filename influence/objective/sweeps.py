@@ -140,7 +140,8 @@ def _in_workers(task, units, backend, workers):
 def _results(calls, backend, workers):
     # With one worker joblib would compute here, with all the threads there are here: so there are
     # two, and one of them gets nothing to do.
-    settings: dict[str, Any] = {"n_jobs": max(workers, 2)}
+    # Units one by one, so that each comes back as soon as it is finished.
+    settings: dict[str, Any] = {"n_jobs": max(workers, 2), "batch_size": 1}
     if workers == 1:
         settings["pre_dispatch"] = 1
     if backend.supports_return_generator:
