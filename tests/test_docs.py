@@ -50,7 +50,7 @@ def test_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
 
 def test_every_page_is_in_the_readme_and_on_the_site():
     site = (ROOT / "mkdocs.yml").read_text()
-    assert len(PAGES) == 11
+    assert len(PAGES) == 12
     for name, text in PAGES.items():
         assert f"docs/{name}" in README or name == "index.md"
         assert f" {name}\n" in site

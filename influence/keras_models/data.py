@@ -38,6 +38,8 @@ def training_points(
     Raises:
         ValueError: names what is not ``train``, or what is wrong with its arrays or batches.
     """
+    if isinstance(train, (Examples, Stream)):  # checked already
+        return train
     of_class = None if class_weight is None else ClassWeights(class_weight)
     if isinstance(train, tf.data.Dataset):
         if sample_weight is not None:

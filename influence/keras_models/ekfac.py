@@ -27,8 +27,8 @@ _ROUNDING = {"float32": 1e-4, "float64": 1e-9}
 _PROBED, _SAME = 32, 1e-2
 
 
-def make_ekfac(model: Any, scans: LayerScans, path: File | None, seed: int) -> EKFAC:
-    """See ``KerasModel.ekfac``."""
+def make_ekfac(model: Any, scans: Any, path: File | None, seed: int) -> EKFAC:
+    """See ``KerasModel.ekfac``; ``scans`` are ``LayerScans``, or those of points in shards."""
     penalty = _penalty_diagonal(model)
     kept = _Kept(model, scans, path, seed)
     n, points = len(model.train), model.tensors

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from influence.curvature.ekfac import EKFAC
 from influence.curvature.modes import FORWARD
 from influence.curvature.operator import MAX_DENSE_SIZE, HessianOperator, MatrixOperator
+from influence.curvature.sharded import ShardedHessian
 from influence.data.batches import (
     default_batch_size,
     number_of_rows,
@@ -32,11 +33,16 @@ from influence.keras_models.network import KerasNetwork
 from influence.keras_models.outputs import KerasLoss, numpy
 from influence.keras_models.points import KerasPoints
 from influence.keras_models.scans import KerasScans
+from influence.keras_models.shards import (
+    KerasRecipe,
+    KerasRegularizer,
+    ShardedKerasScans,
+    ShardedLayerScans,
+)
 from influence.linear.forms import OutputForms, inverse_for_forms, own_terms
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
 from influence.objective.minimum import point_gradient_norm
 from influence.objective.removal import Removal
-from influence.objective.scans import Scans
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
 from influence.solvers.nystrom import NystromSolver
@@ -150,6 +156,8 @@ class KerasModel(GenericNeuralNet):
         if smoothing is not None and not 0 < smoothing < np.inf:
             raise ValueError(f"smoothing must be above 0 and finite, not {smoothing!r}.")
         self.damping = float(damping)
+        self._settings = {"loss": loss, "smoothing": smoothing}
+        self._class_weight = class_weight
         train = training_points(train, sample_weight, class_weight)
         self._network = KerasNetwork(model, variables, split=not isinstance(train, Stream))
         self._regularization = regularization
@@ -303,7 +311,7 @@ class KerasModel(GenericNeuralNet):
         by_layer = self._layers_of(curvature)
         if solver is None and by_layer is not None:
             assert isinstance(curvature, EKFAC)
-            scores = by_layer.quadratic(self.points.chosen(train_indices), curvature.inverse())
+            scores = by_layer.quadratic(self.points.scanned(train_indices), curvature.inverse())
             self._warn_unless_at_minimum(curvature)
             return scores
         exact = Exact() if solver is None else solver
@@ -463,8 +471,7 @@ class KerasModel(GenericNeuralNet):
         return self._scans
 
     @scans.setter
-    def scans(self, scans: Scans) -> None:
-        assert isinstance(scans, KerasScans)
+    def scans(self, scans: Any) -> None:
         self._scans = scans
 
     def _make_scans(self):
@@ -475,6 +482,39 @@ class KerasModel(GenericNeuralNet):
         embed = (lambda x: self._scans.features(x)) if self._network.body is not None else None
         return KerasPoints(self.train, self.dtype, self._check_labels, embed)
 
+    def _make_sharded_scans(self, sharding):
+        return ShardedKerasScans(self._scans, self, sharding)
+
+    def _recipe(self):
+        settings = {**self._settings, "batch_size": self.batch_size}
+        class_weight = self._class_weight if isinstance(self.train, Stream) else None
+        return KerasRecipe(self, settings, class_weight)
+
+    def _rows(self):
+        if isinstance(self.train, Stream):
+            raise ValueError(
+                "A tf.data.Dataset is cut into shards by you: give shards= a list of functions, "
+                "each of which makes the tf.data.Dataset of one."
+            )
+        x, labels, weights = self.train.x, self.train.labels, self.train.weights
+        return (x, labels) if weights is None else (x, labels, weights)
+
+    def _with_shards(self, sharding, train, like):
+        super()._with_shards(sharding, train, like)
+        # Its matrix is a sum as others are; and n is known, by which regularisers may be divided.
+        self._is_last_layer, self._network.owner = False, None
+        return self
+
+    def _sharded_curvature(self, kind):
+        theta = self.parameters
+
+        def unchanged():
+            return np.array_equal(theta, self.parameters)
+
+        assert self.sharding is not None
+        regularizer = KerasRegularizer(self)
+        return ShardedHessian(self.sharding, kind, theta, self.dtype, regularizer, unchanged)
+
     def _make_hessian(self):
         if self._is_last_layer:
             return LastLayerHessian(self)
@@ -483,6 +523,8 @@ class KerasModel(GenericNeuralNet):
                 f"{self._no_second}. Give curvature=model.gauss_newton() + δ, which needs none, or "
                 f"choose layers after it with variables=."
             )
+        if self.sharding is not None:
+            return self._sharded_curvature("hessian")
         return super()._make_hessian()
 
     def gauss_newton(self) -> HessianOperator:
@@ -494,6 +536,8 @@ class KerasModel(GenericNeuralNet):
         return removal(self, solver, curvature, strict)
 
     def _make_gauss_newton(self):
+        if self.sharding is not None:
+            return self._sharded_curvature("gauss_newton")
         return LayerGaussNewton(self)
 
     def _solver_for(self, curvature):
@@ -503,15 +547,16 @@ class KerasModel(GenericNeuralNet):
         return solver(SOLVE_TOLERANCE[self.dtype.name])
 
     @property
-    def layer_scans(self) -> LayerScans:
+    def layer_scans(self) -> LayerScans | ShardedLayerScans:
         """What is computed layer by layer, at this model's θ."""
         self._load()
-        return self._make_layer_scans()
+        scans = self._make_layer_scans()
+        return scans if self.sharding is None else ShardedLayerScans(scans, self)
 
     def _scans_for(self, curvature):
         return self._layers_of(curvature) or self.scans
 
-    def _layers_of(self, curvature) -> LayerScans | None:
+    def _layers_of(self, curvature) -> LayerScans | ShardedLayerScans | None:
         """The scans by layer, for an EK-FAC of these layers."""
         if not isinstance(curvature, EKFAC):
             return None

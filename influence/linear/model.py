@@ -17,15 +17,16 @@ from influence.data.dataset import Dataset
 from influence.data.types import DType, Inputs
 from influence.fitting.newton import minimize
 from influence.linear.diagnostics import cooks_distance, dfbetas, leave_one_out_outputs
-from influence.linear.forms import OutputForms, inverse_for_forms, own_terms
+from influence.linear.forms import inverse_for_forms
 from influence.linear.functions import LinearLoss
 from influence.linear.gram import dense_gram, quadratic_forms, sparse_gram
-from influence.linear.hessian import ClassInverse, LinearHessian
+from influence.linear.hessian import ClassInverse
 from influence.linear.leverage import LinearRemoval
 from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans, as_array
 from influence.linear.separability import LP_SIZE, is_separable, no_minimum
+from influence.linear.sharded import ShardedLinearScans, recipe_of
 from influence.linear.terms import point_terms
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
 from influence.objective.minimum import ConvergenceWarning
@@ -123,22 +124,16 @@ class LinearModel(GenericNeuralNet):
             ConvergenceWarning: the gradient norm was not reached, or there is no minimum to reach
                 (``has_minimum``).
         """
-        x, labels = self.scans.matrix
-        functions = self.scans.functions("float64")
-
-        def hessian(theta):
-            weights = self._as_weights(theta)
-            return LinearHessian(functions, x, labels, weights, self.penalty, self.loss)
-
         if gradient_norm is None:
             _, at_zero = self.value_and_gradient(np.zeros(self.num_parameters))
             gradient_norm = FIT_TOLERANCE[str(self.dtype)] * float(np.linalg.norm(at_zero))
         self.parameters = minimize(
             self.value_and_gradient,
-            hessian,
+            lambda theta: self.scans.hessian(theta, "float64"),
             self.parameters.astype(np.float64),
             gradient_norm,
-            preconditioner or KeptInverse(LinearHessian.approximate_inverse, _PATIENCE),
+            preconditioner
+            or KeptInverse(lambda operator: operator.approximate_inverse(), _PATIENCE),
             lbfgs=False,
         )
         if not self.has_minimum():
@@ -165,12 +160,12 @@ class LinearModel(GenericNeuralNet):
         free = self.penalty.free(self.weights.shape[0])
         if not self.loss.falls_with_margins or free.sum() <= bool(self.bias):
             return True
-        x, labels = self.scans.matrix
-        slopes = self.loss.slopes(
-            tf.zeros([len(self.train), self.loss.outputs], tf.float64), labels
-        )
-        counts = np.abs(slopes).sum(axis=1) > 0  # no points of weight 0
-        if x.shape[0] * x.shape[1] <= LP_SIZE:
+        if len(self.train) * self.weights.shape[0] <= LP_SIZE:
+            x, labels = self.scans.matrix
+            slopes = self.loss.slopes(
+                tf.zeros([len(self.train), self.loss.outputs], tf.float64), labels
+            )
+            counts = np.abs(slopes).sum(axis=1) > 0  # no points of weight 0
             rows, slopes = as_array(x)[counts][:, free].astype(float), slopes.numpy()[counts]
             # One class against the rest is as many problems as there are classes.
             parts = np.split(slopes, slopes.shape[1], axis=1) if self.loss.separate else [slopes]
@@ -182,7 +177,7 @@ class LinearModel(GenericNeuralNet):
     def value_at_zero(self) -> float:
         """R(0), in float64: no look at x is needed."""
         zeros = tf.zeros([len(self.train), self.loss.outputs], tf.float64)
-        return float(np.mean(self.loss.losses(zeros, self.tensors[1])))
+        return float(np.mean(self.loss.losses(zeros, self.points.labels)))
 
     def objective(self) -> float:
         """R(θ), the regulariser included, accumulated in float64."""
@@ -194,12 +189,10 @@ class LinearModel(GenericNeuralNet):
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """R and ∇R [p] at ``theta`` [p], in float64."""
-        x, labels = self.scans.matrix
-        functions, weights = self.scans.functions("float64"), self._as_weights(theta)
-        value, gradient = functions.value_and_gradient(x, labels, weights)
-        n, penalty = len(self.train), float(self.penalty.value(weights))
+        value, gradient = self.scans.value_and_gradient(theta)
+        n, penalty = len(self.train), float(self.penalty.value(self._as_weights(theta)))
         pull = self._pull(theta[:, np.newaxis])[:, 0]
-        return float(value) / n + penalty, gradient.numpy().ravel() / n + pull
+        return float(value) / n + penalty, gradient / n + pull
 
     def hessian(self, dtype: DType | None = None) -> HessianOperator:
         """∇²R(θ) as an operator, in the model's ``dtype`` or another one."""
@@ -247,9 +240,7 @@ class LinearModel(GenericNeuralNet):
             operator = self.hessian("float64") if curvature is None else curvature
             inverse = inverse_for_forms(operator, exact, curvature is None, strict)
             if inverse is not None:
-                forms = OutputForms(inverse, self.loss.outputs)
-                terms = point_terms(self, train_indices)
-                return own_terms(terms, forms, len(self.train))[0].astype(self.dtype)
+                return self.scans.own_terms(inverse, train_indices)[0].astype(self.dtype)
         return super().self_influence(
             solver=solver, curvature=curvature, train_indices=train_indices, strict=strict
         )
@@ -324,7 +315,7 @@ class LinearModel(GenericNeuralNet):
 
     def leave_one_out_losses(self) -> np.ndarray:
         """The loss of each training point at ``leave_one_out_outputs``, times its weight: [n]."""
-        outputs, labels = tf.constant(self.leave_one_out_outputs()), self.tensors[1]
+        outputs, labels = tf.constant(self.leave_one_out_outputs()), self.points.labels
         return self.loss.losses(outputs, labels).numpy()
 
     def cooks_distance(self) -> np.ndarray:
@@ -397,9 +388,7 @@ class LinearModel(GenericNeuralNet):
         return self._at_theta["own terms"]
 
     def _terms_by_inverse(self):
-        inverse = self._exact.inverse(self.hessian("float64"))
-        forms = OutputForms(inverse, self.loss.outputs)
-        return own_terms(point_terms(self), forms, len(self.train))
+        return self.scans.own_terms(self._exact.inverse(self.hessian("float64")))
 
     @property
     def _wide_ridge(self) -> float:
@@ -428,14 +417,20 @@ class LinearModel(GenericNeuralNet):
     def _make_scans(self):
         return LinearScans(self)
 
+    def _make_sharded_scans(self, sharding):
+        return ShardedLinearScans(self.scans, self, sharding)
+
+    def _recipe(self):
+        return recipe_of(self)
+
+    def _rows(self):
+        return self.train.x, self.points.labels.numpy()
+
     def _make_points(self):
         return LinearPoints(self.train, self.dtype, self.label_dtype, self._check_labels)
 
     def _make_hessian(self, dtype=None):
-        dtype = dtype or self.dtype
-        weights = tf.cast(self.weights, dtype)
-        functions = self.scans.functions(dtype)
-        return LinearHessian(functions, *self.scans.matrix, weights, self.penalty, self.loss)
+        return self.scans.hessian(self.parameters, dtype or self.dtype)
 
     def _removed_slope(self):
         return np.zeros(self.num_parameters) if self.keeps_sum else super()._removed_slope()

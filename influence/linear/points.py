@@ -9,18 +9,21 @@ from influence.data.dataset import is_mapped
 from influence.data.types import Inputs, Rows
 from influence.objective.points import Points
 
-# Bytes of an array up to which a copy as a tensor costs next to nothing.
-_LARGE = 2**26
-
 
 class LinearPoints(Points):
     """Points that stay sparse (CSR) where the training points are; and large or memory-mapped
-    arrays that stay as they are, of which the scans read a block of rows at a time."""
+    arrays that stay as they are, of which the scans read a block of rows at a time.
+
+    Attributes:
+        large: bytes of an array up to which a copy as a tensor costs next to nothing.
+    """
+
+    large = 2**26
 
     def input_tensor(self, x: Inputs) -> Rows:
         if not scipy.sparse.issparse(self.train.x):
             array = isinstance(x, np.ndarray)
-            if array and (x.nbytes > _LARGE or is_mapped(x)):
+            if array and (x.nbytes > self.large or is_mapped(x)):
                 return x
             return super().input_tensor(x)
         return scipy.sparse.csr_array(x)

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from influence.data.types import DType, Loss, Model, PointTensors, Rows
 from influence.linear.array_functions import ArrayFunctions
 from influence.linear.block_functions import BlockFunctions
+from influence.linear.forms import OutputForms, own_terms
 from influence.linear.functions import compiled
+from influence.linear.hessian import LinearHessian
 from influence.linear.rows import RowBlocks
 from influence.linear.sparse_functions import SparseFunctions
+from influence.linear.terms import point_terms
 from influence.objective.scans import Scans
 
 
@@ -80,6 +84,29 @@ class LinearScans(Scans):
                 else BlockFunctions(*settings, model.batch_size)
             )
         return self._arrays[key]
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Σ L and its gradient [p] over the training points, at ``theta`` [p] in float64."""
+        functions, (x, labels) = self.functions("float64"), self.matrix
+        weights = tf.reshape(tf.constant(theta), self._model.weights.shape)
+        value, gradient = functions.value_and_gradient(x, labels, weights)
+        return float(value), gradient.numpy().ravel()
+
+    def hessian(self, theta: np.ndarray, dtype: DType) -> LinearHessian:
+        """The Hessian of the model's objective at ``theta`` [p]."""
+        model = self._model
+        weights = tf.reshape(tf.constant(theta, dtype), model.weights.shape)
+        functions = self.functions(dtype)
+        return LinearHessian(functions, *self.matrix, weights, model.penalty, model.loss)
+
+    def own_terms(
+        self, inverse: np.ndarray, indices: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Self-influences [m] and leverages [m] of the training points at ``indices``, or of all,
+        with that ``inverse`` [p, p] of the Hessian."""
+        model = self._model
+        forms = OutputForms(inverse, model.loss.outputs)
+        return own_terms(point_terms(model, indices), forms, len(model.train))
 
     def array_rows(self, x: Rows) -> Rows:
         """The same as ``rows``, but those of a tensor as ``RowBlocks``."""

@@ -55,7 +55,8 @@ def point_terms(model: Any, indices: ArrayLike | None = None) -> Iterator[PointT
     """Those of the training points of a ``LinearModel`` at ``indices``, or of all (None), a few at
     a time."""
     if indices is None:
-        yield from _terms(model, model.points.chosen())
+        for points in model.points.parts(model.tensors):
+            yield from _terms(model, points)
         return
     indices = check_indices(indices, len(model.train), "train_indices")
     for first in range(0, len(indices), model.batch_size):

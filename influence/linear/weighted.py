@@ -113,6 +113,14 @@ class WeightedPoints(LinearPoints):
             return self.tensors
         return self._weighted(check_indices(indices, len(self.train), "train_indices"))
 
+    @functools.cached_property
+    def labels(self) -> tf.Tensor:
+        return pack(self.train.labels, self.example_weights)
+
+    def weights_of(self, points: PointTensors) -> np.ndarray:
+        """The weights of points for scans, [m]."""
+        return points[1][:, -1].numpy()
+
     def label_tensor(self, labels: np.ndarray) -> tf.Tensor:
         return pack(labels, np.ones(len(labels)))
 

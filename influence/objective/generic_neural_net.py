@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from typing import Any, Literal, Self, overload
 
 import numpy as np
@@ -26,9 +27,13 @@ from influence.objective.points import Points
 from influence.objective.removal import Removal, influence_of_sets, influence_without
 from influence.objective.scans import Scans
 from influence.objective.sets import Sets
+from influence.objective.sharded import ShardedPoints, ShardedScans, ShardedTrain
 from influence.objective.targets import Target, influence_on
 from influence.objective.tiles import Tiles
 from influence.objective.validation import Validation, validate
+from influence.sharding.sharding import Sharding, check_executor, described
+from influence.sharding.shards import Folder, file_shards
+from influence.sharding.worker import Recipe
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact
 from influence.solvers.own_inverse import OwnInverse
@@ -83,6 +88,8 @@ class GenericNeuralNet(abc.ABC):
     mode: Mode = FORWARD
     # A Dataset, or what else a subclass lets through ``_check_train``.
     train: Any
+    # Who has the training points, where they are in shards.
+    sharding: Sharding | None = None
 
     def __init__(
         self,
@@ -100,8 +107,8 @@ class GenericNeuralNet(abc.ABC):
         self.dtype = np.dtype(dtype)
         self.variables = list(variables)
         self.batch_size = batch_size or default_batch_size(int(np.prod(train.x.shape[1:])))
-        self.scans = self._make_scans()
-        self.points = self._make_points()
+        self.scans: Any = self._make_scans()
+        self.points: Any = self._make_points()
         # What was computed at the present θ; new parameters empty it.
         self._at_theta: dict[str, Any] = {}
 
@@ -185,15 +192,71 @@ class GenericNeuralNet(abc.ABC):
             >>> moved.parameters.tolist(), model.parameters.tolist()
             ([0.5], [0.0])
         """
-        model = self._clone(self.train)
+        model = self._again()
         model.parameters = theta
         return model
 
     def refit(self, without: ArrayLike) -> Self:
         """A model fitted without the training points at these indices, from the present θ."""
-        model = self._clone(self.train.without(without))
+        if self.sharding is None:
+            model = self._clone(self.train.without(without))
+        else:
+            model = self._again(self.sharding.without(without))
         model.parameters = self.parameters
         return model.fit()
+
+    def sharded(self, executor: Executor, shards: int | Sequence[Any] = 8) -> Self:
+        """The same model with its training points in shards, over which the workers of ``executor``
+        scan: gradients, Hessian and Gauss-Newton products, scores, self-influence and fits are sums
+        that they compute where the rows are, and that are added here.
+
+        A shard is how its rows are loaded: a worker loads it, keeps it, and can be replaced by any
+        other. Sums are in float64, in the order of the shards, so that the same shards have the
+        same bits by any executor and any number of workers.
+
+        Args:
+            executor: of ``concurrent.futures``: a ``ProcessPoolExecutor`` whose processes are
+                spawned, ``client.get_executor()`` of Dask, threads of this process.
+            shards: into how many blocks the model's own rows are cut: those of a memory-mapped
+                array stay in their file, others are written to a temporary folder (``TMPDIR``),
+                which all workers must see. Or the shards of rows that nobody has in memory, then
+                those of the model only say what a row looks like: ``npy_shards``,
+                ``parquet_shards``, or functions () -> (x, labels) (or whatever ``train`` may be),
+                each of which loads one.
+
+        Raises:
+            ValueError: no executor, or one that forks; rows that cannot be cut, or loaded; a model
+                that is neither linear nor a ``KerasModel``. And of every later call, when a file of
+                rows is gone or has changed.
+
+        Examples:
+            >>> from concurrent.futures import ThreadPoolExecutor
+            >>> from influence import BinaryLogisticRegression, Dataset
+            >>> train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
+            >>> model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64")
+            >>> with ThreadPoolExecutor(1) as executor:
+            ...     sharded = model.sharded(executor, shards=2).fit()
+            ...     sharded.influence_on_loss([[1.5]], [1]).round(2).tolist()
+            [[0.09, 0.05, 0.05, 0.09, -0.27]]
+        """
+        check_executor(executor)
+        if self.sharding is not None:
+            raise ValueError("The model is sharded already: shard the one it was made from.")
+        recipe = self._recipe()
+        if isinstance(shards, int):
+            folder = Folder()
+            files = tf.nest.map_structure(folder.kept, self._rows())
+            pieces = file_shards(files, shards)
+            sharding = Sharding(executor, pieces, recipe, [len(each) for each in pieces], folder)
+            train = self.train
+        else:
+            sharding, labels = described(executor, shards, recipe)
+            if len(labels):
+                self._check_labels(labels, "train.labels")
+            train = ShardedTrain(self.train, len(sharding))
+        model = self._clone(self.train)._with_shards(sharding, train, self.train)
+        model.parameters = self.parameters
+        return model
 
     # The objective and its derivatives.
 
@@ -527,7 +590,7 @@ class GenericNeuralNet(abc.ABC):
             return influence_without(self, sets, order, x_test, y_test, reduction, loss, how)
         gradient = self.test_gradient(x_test, y_test, loss, reduction)
         s_test = self.inverse_hvp(gradient, solver, strict, curvature).x
-        scores = self._removal(self.points.chosen(train_indices), s_test, curvature)
+        scores = self._removal(self.points.scanned(train_indices), s_test, curvature)
         self._warn_unless_at_minimum(curvature)
         return scores
 
@@ -725,7 +788,7 @@ class GenericNeuralNet(abc.ABC):
     ) -> np.ndarray:
         """∇L(z_i)ᵀ H⁻¹ ∇L(z_i) of every training point, [n]: how far it holds up its own label."""
         result = []
-        for block in self.points.blocks(self.points.chosen(train_indices)):
+        for block in self.points.blocks(self.points.scanned(train_indices)):
             gradients = self.scans.gradients("normal", block).T
             solved = self.inverse_hvp(gradients, solver, strict, curvature).x
             result.append(np.sum(gradients * solved, axis=0))
@@ -832,6 +895,36 @@ class GenericNeuralNet(abc.ABC):
         return validate(self, x_test, y_test, points, **settings)
 
     # How it is done.
+
+    def _again(self, sharding: Sharding | None = None) -> Self:
+        """An unfitted model with the same settings and points, or with those of a sharding."""
+        if self.sharding is None:
+            return self._clone(self.train)
+        train = self.train
+        if sharding is not None:
+            train = ShardedTrain(self._like, len(sharding))
+        return self._clone(self._like)._with_shards(sharding or self.sharding, train, self._like)
+
+    def _with_shards(self, sharding: Sharding, train: Any, like: Any) -> Self:
+        """This model, just made, with its points in shards."""
+        self.sharding, self.train, self._like = sharding, train, like
+        self.points = ShardedPoints(self.points, sharding)
+        self.scans = self._make_sharded_scans(sharding)
+        return self
+
+    def _recipe(self) -> Recipe:
+        """How models of a shard's rows are made."""
+        raise ValueError(
+            f"{type(self).__name__} cannot be sharded: linear models, those of from_sklearn and "
+            f"KerasModel can."
+        )
+
+    def _rows(self) -> Any:
+        """The training rows as the recipe takes those of a shard: arrays in a structure."""
+        raise NotImplementedError
+
+    def _make_sharded_scans(self, sharding: Sharding) -> Any:
+        return ShardedScans(self.scans, self, sharding)
 
     def _make_scans(self) -> Scans:
         return Scans(self)

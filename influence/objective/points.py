@@ -52,6 +52,20 @@ class Points:
         with tf.init_scope():
             return self.input_tensor(self.train.x), self.label_tensor(self.train.labels)
 
+    @functools.cached_property
+    def labels(self) -> Tensors:
+        """Those of all training points, as ``tensors`` has them."""
+        with tf.init_scope():
+            return self.label_tensor(self.train.labels)
+
+    def scanned(self, indices: ArrayLike | None = None) -> Any:
+        """What scans take for the training points at ``indices``, or for all of them (None)."""
+        return self.chosen(indices)
+
+    def parts(self, points: Any) -> Iterator[PointTensors]:
+        """What scans take for training points as tensors, a part of them at a time."""
+        yield points
+
     def chosen(self, indices: ArrayLike | None = None) -> PointTensors:
         """The training points at ``indices``, or all of them (None)."""
         if indices is None:

@@ -374,7 +374,7 @@ class SklearnModel(LinearModel):
 
     def _removed_shares(self, points):
         # Of what is divided by Σ w_i a point takes w_i with it.
-        return points[1][:, -1].numpy() if self._terms.relative_weights else 1.0
+        return self.points.weights_of(points) if self._terms.relative_weights else 1.0
 
     def _make_points(self):
         return SklearnPoints(self)

@@ -120,7 +120,7 @@ def test_single_points_are_not_drawn_from_a_memory_mapped_array(mapped):
 
 def test_large_arrays_are_read_in_blocks_and_recursions_draw_from_them(monkeypatch):
     truth = MODELS["binary"](PROBLEM.x)
-    monkeypatch.setattr("influence.linear.points._LARGE", 0)
+    monkeypatch.setattr("influence.linear.points.LinearPoints.large", 0)
     model = MODELS["binary"](PROBLEM.x)
     assert isinstance(model.scans.matrix[0], RowBlocks)
     settings = {"solver": Lissa(scale=2, recursion_depth=50, batch_size=20)}

@@ -1,0 +1,225 @@
+"""Keras models whose training points are in shards."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from influence.curvature.autodiff import AutodiffHessian
+from influence.curvature.ekfac import EKFAC
+from influence.data.types import PointTensors
+from influence.keras_models.data import Examples, Stream, training_points
+from influence.objective.sharded import ShardedRows, ShardedScans
+
+
+class KerasRecipe:
+    """How the models of shards are made, from what can travel of a ``KerasModel``: a Keras file of
+    its network, with the classes that are not Keras' own, and the values of its variables.
+
+    Args:
+        model: the whole one, or that of a shard's rows.
+        settings: of ``KerasModel``, by their names, but for those of this model's own making.
+        class_weight: of rows that a function loads; those of the model's own have weights.
+
+    Raises:
+        ValueError: Keras cannot save the network.
+    """
+
+    def __init__(self, model: Any, settings: dict[str, Any], class_weight: Any) -> None:
+        network = model._network
+        self._kind, self._settings = type(model), settings
+        self._class_weight, self._scale = class_weight, model.train.scale
+        self._classes = {
+            type(layer).__name__: type(layer)
+            for layer in (network.model, *network.model._flatten_layers())
+            if not type(layer).__module__.startswith("keras.")
+        }
+        self._file = _saved(network.model)
+        self._compiled = network.model.loss, _loss_weights(network.model)
+        self._values = [copy.numpy() for _, copy in network._values]
+        trainable = [id(v) for v in network.model.trainable_variables]
+        self._chosen = [trainable.index(id(v)) for v in network.chosen]
+        self._first: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_first": None}
+
+    def part(self, rows: Any) -> Any:
+        """The model of ``rows``, which are as ``KerasModel`` takes its training points."""
+        train = self._points(rows)
+        if self._first is None:
+            # The others share its network and its compiled functions.
+            self._first = self._made(train)
+            return self._first
+        part = self._first._clone(train)
+        part._check_train(train)
+        return part
+
+    def label_values(self, part: Any) -> np.ndarray:
+        """None: a part looks at its own."""
+        return np.empty(0)
+
+    def _points(self, rows) -> Examples | Stream:
+        points = training_points(rows, None, self._class_weight)
+        points.scale = self._scale
+        return points
+
+    def _made(self, train):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "network.keras")
+            with open(path, "wb") as file:
+                file.write(self._file)
+            # The file was made here, of the user's own model.
+            network = keras.saving.load_model(path, self._classes, compile=False, safe_mode=False)
+        loss, weights = self._compiled
+        if loss is not None:
+            network.compile(loss=loss, loss_weights=weights)
+        for variable, value in zip(network.variables, self._values):
+            variable.assign(value)
+        chosen = [network.trainable_variables[i] for i in self._chosen]
+        return self._kind(
+            network, train, variables=chosen, regularization=_nothing, **self._settings
+        )
+
+
+def _nothing(variables):
+    """What stands for the regulariser, which the caller adds."""
+    return tf.zeros([], variables[0].dtype)
+
+
+def _saved(model):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "network.keras")
+        try:
+            model.save(path)
+        except Exception as error:
+            raise ValueError(
+                f"The model {model.name!r} cannot be sent to workers, as Keras cannot save it: "
+                f"{error}"
+            ) from error
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def _loss_weights(model):
+    return getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
+
+
+class ShardedKerasScans(ShardedScans):
+    """``KerasScans`` that ask the workers about training points."""
+
+    _model: Any
+
+    def value_and_gradient(self, points: Any) -> tuple[float, np.ndarray]:
+        """R and ∇R, in float64."""
+        if not isinstance(points, ShardedRows):
+            return self._own.value_and_gradient(points)
+        model, n = self._model, len(points)
+        value, gradient = self._sharding.total(self._theta, _value_and_gradient)
+        slope = model.regularization_gradient().astype(np.float64)
+        return float(value) / n + float(model.regularization()), gradient / n + slope
+
+
+class KerasRegularizer:
+    """The curvature of a Keras model's regulariser.
+
+    Args:
+        model: a ``KerasModel``.
+    """
+
+    smallest = -np.inf
+
+    def __init__(self, model: Any) -> None:
+        self._operator = _Penalty(model)
+
+    def product(self, block: np.ndarray) -> np.ndarray:
+        """With ``block`` [p, k]."""
+        return self._operator.along(block)
+
+    def diagonal(self) -> np.ndarray:
+        """[p]."""
+        return self._operator.diagonal()
+
+    def add_to(self, matrix: np.ndarray) -> None:
+        """Add it to ``matrix`` [p, p], in place."""
+        matrix += self._operator._regularizer_matrix()
+
+
+class _Penalty(AutodiffHessian):
+    """∇²(regulariser) alone."""
+
+    def along(self, block):
+        products = self._compile("_traced_along", (), blocks=1)
+        return products((), tf.constant(block, self.dtype)).numpy()
+
+    def _traced_along(self, _, block):
+        return tf.transpose(tf.map_fn(self._regularizer_product, tf.transpose(block)))
+
+    def _product(self, block):
+        return tf.constant(self.along(block.numpy()))
+
+
+class ShardedLayerScans:
+    """``LayerScans`` of points in shards.
+
+    Args:
+        scans: the model's own.
+        model: a ``KerasModel``.
+    """
+
+    def __init__(self, scans: Any, model: Any) -> None:
+        self._own, self._model = scans, model
+        self.layers, self.rest = scans.layers, scans.rest
+
+    def fits(self, operator: Any) -> bool:
+        """Whether an operator is an EK-FAC of these layers."""
+        return self._own.fits(operator)
+
+    def factors(self, points: PointTensors, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As ``LayerScans``, and so are the others; sums in float64."""
+        return self._total(_factors, seed)
+
+    def squares(
+        self, points: PointTensors, seed: int, bases: Sequence[Sequence[np.ndarray]]
+    ) -> list[np.ndarray]:
+        return self._total(_squares, seed, bases)
+
+    def quadratic(self, points: Any, operator: EKFAC) -> np.ndarray:
+        return points.joined(self._model.parameters, _quadratic, operator)
+
+    def directional_derivatives(self, points: Any, block: tf.Tensor) -> np.ndarray:
+        return points.joined(self._model.parameters, _along_layers, np.asarray(block))
+
+    def _total(self, function, *arguments):
+        return self._model.sharding.total(self._model.parameters, function, *arguments)
+
+
+# What the workers do.
+
+
+def _value_and_gradient(part):
+    n = len(part.train)
+    value, gradient = part.scans.value_and_gradient(part.tensors)
+    return n * value, n * gradient
+
+
+def _factors(part, seed):
+    return part.layer_scans.factors(part.tensors, seed)
+
+
+def _squares(part, seed, bases):
+    return part.layer_scans.squares(part.tensors, seed, bases)
+
+
+def _quadratic(part, rows, operator):
+    return part.layer_scans.quadratic(part.points.chosen(rows), operator)
+
+
+def _along_layers(part, rows, block):
+    return part.layer_scans.directional_derivatives(part.points.chosen(rows), tf.constant(block))

@@ -1,0 +1,179 @@
+"""Sums over shards, by the workers of any ``concurrent.futures.Executor``, in one order."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import tensorflow as tf
+
+from influence.sharding.shards import LoadedShard, Shard, Without, local_rows
+from influence.sharding.worker import Recipe, look, run
+
+# Results that may wait for those before them where they are as large as rows.
+_AHEAD = 16
+
+
+class Sharding:
+    """Shards, the recipe of the models of their rows, and who computes.
+
+    What the shards give is added in float64 in the order of the shards, so that the same shards
+    have the same bits by any executor and any number of workers.
+
+    Args:
+        executor: of processes that are spawned, or of this one.
+        shards: of the training rows, in their order.
+        recipe: of the models.
+        sizes: the shards' numbers of rows.
+        resources: what has to live as long as the shards do.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        shards: Sequence[Shard],
+        recipe: Recipe,
+        sizes: Sequence[int],
+        resources: Any = None,
+    ) -> None:
+        self._executor, self.shards = executor, list(shards)
+        self.ends = np.cumsum(sizes)
+        self._resources = resources
+        self._recipe = _pickled(recipe)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def with_recipe(self, recipe: Recipe) -> Sharding:
+        """The same rows, for models of another kind."""
+        other = copy.copy(self)
+        other._recipe = _pickled(recipe)
+        return other
+
+    def without(self, indices: Any) -> Sharding:
+        """The same without the rows at ``indices``; shards of which nothing is left go, too."""
+        shards, sizes = list(self.shards), np.diff(self.ends, prepend=0)
+        for number, rows, _ in local_rows(self.ends, indices):
+            shards[number] = Without(shards[number], tuple(sorted(rows.tolist())))
+            sizes[number] -= len(rows)
+        left = [(shard, size) for shard, size in zip(shards, sizes.tolist()) if size]
+        if not left:
+            raise ValueError("Nothing is left when every point is removed.")
+        other = copy.copy(self)
+        other.shards, other.ends = [s for s, _ in left], np.cumsum([size for _, size in left])
+        return other
+
+    def total(self, theta: np.ndarray | None, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Σ ``function(model, *arguments)`` over the shards, of structures of arrays: float64."""
+        total = None
+        for result in self.each(theta, function, *arguments):
+            result = tf.nest.map_structure(lambda array: np.asarray(array, np.float64), result)
+            total = result if total is None else tf.nest.map_structure(np.add, total, result)
+        return total
+
+    def each(
+        self, theta: np.ndarray | None, function: Callable[..., Any], *arguments: Any
+    ) -> Iterator[Any]:
+        """``function(model, *arguments)`` of every shard, in their order."""
+        calls = ((number, arguments) for number in range(len(self.shards)))
+        return self.calls(theta, function, calls)
+
+    def calls(
+        self,
+        theta: np.ndarray | None,
+        function: Callable[..., Any],
+        calls: Iterable[tuple[int, tuple[Any, ...]]],
+    ) -> Iterator[Any]:
+        """``function(model, *arguments)`` for each (shard, arguments), in their order."""
+        tasks = (
+            (run, self.shards[number], self._recipe, theta, function, arguments)
+            for number, arguments in calls
+        )
+        return self._results(tasks)
+
+    def looks(self) -> Iterator[tuple[int, np.ndarray, str | None]]:
+        """``look`` at every shard."""
+        return self._results((look, shard, self._recipe) for shard in self.shards)
+
+    def _results(self, tasks):
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._submit(task))
+                if len(waiting) > max(_AHEAD, len(self.shards)):
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _submit(self, task):
+        try:
+            return self._executor.submit(*task)
+        except BrokenExecutor as error:
+            raise _broken(error) from error
+
+
+def described(
+    executor: Executor, loaders: Sequence[Any], recipe: Recipe, resources: Any = None
+) -> tuple[Sharding, np.ndarray]:
+    """The sharding of rows that nobody has seen, and the values of their labels: by a pass.
+
+    Args:
+        loaders: each a ``Shard``, or a function that gives a shard's rows; see ``LoadedShard``.
+    """
+    shards = [
+        LoadedShard.of(loader, number) if callable(loader) else loader
+        for number, loader in enumerate(loaders)
+    ]
+    sharding = Sharding(executor, shards, recipe, [0] * len(shards), resources)
+    sizes, values = [], []
+    for number, (size, labels, content) in enumerate(sharding.looks()):
+        sizes.append(size)
+        values.append(labels)
+        if isinstance(shards[number], LoadedShard):
+            sharding.shards[number] = replace(shards[number], content=content)
+    sharding.ends = np.cumsum(sizes)
+    return sharding, np.unique(np.concatenate(values))
+
+
+def check_executor(executor: Any) -> None:
+    """Raise a ValueError for what is no executor, or one whose processes are forked."""
+    if not hasattr(executor, "submit"):
+        raise ValueError(
+            f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}: of a "
+            f"Dask Client it is client.get_executor()."
+        )
+    context: Any = getattr(executor, "_mp_context", None)
+    if isinstance(executor, ProcessPoolExecutor) and context.get_start_method() == "fork":
+        raise ValueError(
+            "The processes of executor are forked, in which TensorFlow hangs: make it with "
+            'mp_context=multiprocessing.get_context("spawn").'
+        )
+
+
+def _pickled(recipe):
+    pickled = cloudpickle.dumps(recipe)
+    return hashlib.sha256(pickled).hexdigest(), pickled
+
+
+def _result(future):
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise _broken(error) from error
+
+
+def _broken(error):
+    return RuntimeError(
+        f"A worker process of the executor has died ({error}): nothing is computed without its "
+        f"rows. Make a new executor; where it ran out of memory, with more shards."
+    )
