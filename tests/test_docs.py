@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from influence.command import main as command
-from scripts import explain
 from scripts.report.results import row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,23 +17,19 @@ PUBLISHED = ROOT / "figures" / "published"
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
-# Of shell blocks only these commands are run; the others are of the experiments, which have tests.
-COMMANDS = {
-    re.compile(r"^\S*python -m scripts\.explain (.*)$", re.MULTILINE): explain.main,
-    re.compile(r"^influence (.*)$", re.MULTILINE): command.main,
-}
+# Of shell blocks only this command is run; the others are of the experiments, which have tests.
+COMMAND = re.compile(r"^influence (.*)$", re.MULTILINE)
 
 
 def run(text, name):
-    """Run the Python blocks, and the commands of the library, of a page in their order."""
+    """Run the Python blocks, and the commands `influence`, of a page in their order."""
     scope = {}
     for language, block in re.findall(r"```(python|sh)\n(.*?)```", text, re.DOTALL):
         if language == "python":
             exec(compile(block, name, "exec"), scope)
         else:
-            for pattern, main in COMMANDS.items():
-                for arguments in pattern.findall(block):
-                    assert not main(shlex.split(arguments, comments=True))
+            for arguments in COMMAND.findall(block):
+                assert not command.main(shlex.split(arguments, comments=True))
     return scope
 
 
@@ -67,7 +62,7 @@ def test_ten_minutes_end_with_the_five_most_harmful_points(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     scope = run(PAGES["your-own-model.md"], "your-own-model.md")
     printed = capsys.readouterr().out
-    assert printed.count("Harmful (") == 2
+    assert printed.count("Harmful:") == 2
     worst, scores = scope["worst"], scope["scores"]
     lines = re.findall(r"^training point (\d+) \(a (\d)\): (\S+)$", printed, re.MULTILINE)
     assert [int(index) for index, _, _ in lines] == np.argsort(scores[worst])[:5].tolist()

@@ -9,6 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from influence import KerasModel
+from influence.command.networks import NetworkScorer
 from influence.command.scoring import Rows
 from influence.command.subject import prepare
 from tests.command.shapes import layers
@@ -123,3 +124,55 @@ def test_tables_that_the_network_does_not_take_are_refused(what, kind, capsys):
 def test_a_network_has_no_conclusion_to_overturn(kind, capsys):
     arguments = ["t.csv", "--target", "y", "--model", "m.keras", "--coefficient", "a"]
     assert "overturn is for linear models" in refuse(capsys, "overturn", *arguments)
+
+
+def test_a_fitted_last_layer_predicts_its_refits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digits = load_digits()
+    x, y = (digits.images[:700, ..., np.newaxis] / 16).astype(np.float32), digits.target[:700]
+    np.savez("d.npz", x_train=x[:600], y_train=y[:600], x_test=x[600:], y_test=y[600:])
+    keras.utils.set_random_seed(0)
+    l2 = keras.regularizers.L2
+    network = keras.Sequential(
+        [
+            layers.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, strides=2, activation="relu", kernel_regularizer=l2(1e-3)),
+            layers.BatchNormalization(),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(10, "softmax", kernel_regularizer=l2(1e-2)),
+        ]
+    )
+    network.compile("adam", "sparse_categorical_crossentropy")
+    network.fit(x[:600], y[:600], epochs=2, verbose=0)
+    top = network.layers[-1]
+    model = KerasModel(network, (x[:600], y[:600]), variables=top).fit()
+    top.set_weights([variable.numpy() for variable in model.variables])
+    network.save("m.keras")
+    subject = prepare(tmp_path / "d.npz", tmp_path / "d.npz", model=tmp_path / "m.keras")
+    assert subject.scorer.damping == 0
+    assert "not at a minimum" not in subject.sentence
+    found = subject.scorer.validate(subject.test.at(92), 10)
+    assert found.pearson_r >= 0.99
+    assert found.slope == pytest.approx(1, abs=0.1)
+
+
+L2 = keras.regularizers.L2(1e-3)
+DAMPINGS = {
+    "L2": (L2, 0),
+    "L1 and L2": (keras.regularizers.L1L2(1e-3, 1e-4), 0),
+    "L1, without curvature": (keras.regularizers.L1(1e-3), 0.01),
+    "none": (None, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", DAMPINGS)
+@pytest.mark.parametrize("hidden", [None, L2])
+def test_damping(name, hidden):
+    regularizer, expected = DAMPINGS[name]
+    stack = [layers.Dense(4, kernel_regularizer=each) for each in (hidden, regularizer)]
+    network = keras.Sequential([layers.Input((3,)), *stack])
+    network.compile(loss="mse")
+    x, y = np.eye(3, dtype=np.float32), np.eye(3, 4, dtype=np.float32)
+    rows = Rows(None, x, y, y)
+    assert NetworkScorer(network, rows, None).damping == expected
