@@ -105,7 +105,15 @@ def test_no_model_is_more_than_three_classes():
 
 @pytest.mark.parametrize(
     "name",
-    ["cnn_against_2017", "fig2_against_2017", "keras_streaming", "linear_scale", "scale_out"],
+    [
+        "cnn_against_2017",
+        "fig2_against_2017",
+        "keras_streaming",
+        "linear_scale",
+        "scale_out",
+        "scale_out_sweep",
+        "scale_plan",
+    ],
 )
 def test_benchmarks_import_what_there_is(name):
     importlib.import_module(f"benchmarks.{name}")
