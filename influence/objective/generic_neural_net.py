@@ -787,13 +787,16 @@ class GenericNeuralNet(abc.ABC):
         strict: bool = False,
     ) -> np.ndarray:
         """∇L(z_i)ᵀ H⁻¹ ∇L(z_i) of every training point, [n]: how far it holds up its own label."""
-        result = []
-        for block in self.points.blocks(self.points.scanned(train_indices)):
-            gradients = self.scans.gradients("normal", block).T
+        every, parts = [], []
+        for places, rows in self.scans.gradient_blocks(self.points.scanned(train_indices)):
+            gradients = rows.T
             solved = self.inverse_hvp(gradients, solver, strict, curvature).x
-            result.append(np.sum(gradients * solved, axis=0))
+            every.append(places)
+            parts.append(np.sum(gradients * solved, axis=0))
         self._warn_unless_at_minimum(curvature)
-        return np.concatenate(result)
+        scores = np.concatenate(parts)
+        scores[np.concatenate(every)] = scores.copy()
+        return scores
 
     @overload
     def validate(

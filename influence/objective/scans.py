@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,14 @@ class Scans:
     def gradients(self, loss: Loss, points: PointTensors) -> np.ndarray:
         """∇L of every point, [m, p]."""
         return self._run("_traced_gradients", loss, points).numpy()
+
+    def gradient_blocks(self, points: PointTensors) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(which of the points [b], their ∇L [b, p]), a few points at a time."""
+        first = 0
+        for block in self._model.points.blocks(points):
+            gradients = self.gradients("normal", block)
+            yield np.arange(first, first + len(gradients)), gradients
+            first += len(gradients)
 
     def gradient_norms(self, points: PointTensors) -> np.ndarray:
         """‖∇L‖ of every point, [m]."""

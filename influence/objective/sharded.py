@@ -94,11 +94,18 @@ class ShardedRows:
             total = total + np.asarray(part, np.float64)
         return total
 
-    def blocks(self) -> Iterator[ShardedRows]:
-        """The same, a few at a time."""
-        for first in range(0, len(self), _BLOCK):
-            rows = np.arange(first, min(first + _BLOCK, len(self)))
-            yield ShardedRows(self._points, rows if self._indices is None else self._indices[rows])
+    def blocks(
+        self, theta: np.ndarray | None, function: Any, *arguments: Any
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(places, what it gives), a few points of one shard at a time."""
+        indices = np.arange(len(self)) if self._indices is None else self._indices
+        calls = [
+            (shard, rows[first : first + _BLOCK], places[first : first + _BLOCK])
+            for shard, rows, places in local_rows(self._points.sharding.ends, indices)
+            for first in range(0, len(rows), _BLOCK)
+        ]
+        parts = self._each(calls, theta, function, *arguments)
+        yield from zip((places for _, _, places in calls), parts)
 
     def parts(self) -> Iterator[PointTensors]:
         """The points themselves, fetched a shard at a time."""
@@ -173,12 +180,6 @@ class ShardedPoints:
         n = len(self.sharding)
         return self.chosen(np.linspace(0, n - 1, min(n, number)).astype(int))
 
-    def blocks(self, points: Any) -> Iterator[Any]:
-        """A few of these points at a time."""
-        if isinstance(points, ShardedRows):
-            return points.blocks()
-        return self._own.blocks(points)
-
     def parts(self, points: Any) -> Iterator[PointTensors]:
         """Points for scans, as tensors, a part of them at a time."""
         return points.parts() if isinstance(points, ShardedRows) else iter([points])
@@ -232,6 +233,11 @@ class ShardedScans:
         if not isinstance(points, ShardedRows):
             return self._own.gradients(loss, points)
         return points.joined(self._theta, _gradients, loss)
+
+    def gradient_blocks(self, points: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if not isinstance(points, ShardedRows):
+            return self._own.gradient_blocks(points)
+        return points.blocks(self._theta, _gradients, "normal")
 
     def gradient_norms(self, points: Any) -> np.ndarray:
         if not isinstance(points, ShardedRows):

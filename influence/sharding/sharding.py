@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.sharding.shards import LoadedShard, Shard, Without, local_rows
-from influence.sharding.worker import Recipe, look, run
+from influence.sharding.worker import Missing, Recipe, look, run
 
 # Results that may wait for those before them where they are as large as rows.
 _AHEAD = 16
@@ -93,31 +93,38 @@ class Sharding:
     ) -> Iterator[Any]:
         """``function(model, *arguments)`` for each (shard, arguments), in their order."""
         tasks = (
-            (run, self.shards[number], self._recipe, theta, function, arguments)
-            for number, arguments in calls
+            (run, self.shards[number], theta, function, arguments) for number, arguments in calls
         )
         return self._results(tasks)
 
     def looks(self) -> Iterator[tuple[int, np.ndarray, str | None]]:
         """``look`` at every shard."""
-        return self._results((look, shard, self._recipe) for shard in self.shards)
+        return self._results((look, shard) for shard in self.shards)
 
     def _results(self, tasks):
-        waiting: deque[Future[Any]] = deque()
+        waiting: deque[tuple[Future[Any], Any]] = deque()
         try:
             for task in tasks:
-                waiting.append(self._submit(task))
+                waiting.append((self._submit(task, self._recipe[0], None), task))
                 if len(waiting) > max(_AHEAD, len(self.shards)):
-                    yield _result(waiting.popleft())
+                    yield self._result(*waiting.popleft())
             while waiting:
-                yield _result(waiting.popleft())
+                yield self._result(*waiting.popleft())
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
-    def _submit(self, task):
+    def _result(self, future, task):
+        result = _finished(future)
+        if isinstance(result, Missing):
+            # A recipe can be a whole network, so it goes only to workers that do not have it.
+            result = _finished(self._submit(task, *self._recipe))
+        return result
+
+    def _submit(self, task, *recipe):
+        function, shard, *others = task
         try:
-            return self._executor.submit(*task)
+            return self._executor.submit(function, shard, recipe, *others)
         except BrokenExecutor as error:
             raise _broken(error) from error
 
@@ -165,7 +172,7 @@ def _pickled(recipe):
     return hashlib.sha256(pickled).hexdigest(), pickled
 
 
-def _result(future):
+def _finished(future):
     try:
         return future.result()
     except BrokenExecutor as error:

@@ -9,6 +9,7 @@ import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,9 +51,14 @@ class _Loaded:
         self.bytes = sum(_bytes(leaf) for leaf in tf.nest.flatten(rows))
 
 
+@dataclass(frozen=True)
+class Missing:
+    """The answer of a worker that does not have the recipe, and was not sent it."""
+
+
 def run(
     shard: Shard,
-    recipe: tuple[str, bytes],
+    recipe: tuple[str, bytes | None],
     theta: np.ndarray | None,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -61,7 +67,7 @@ def run(
 
     Args:
         shard: the rows.
-        recipe: its key, and the ``Recipe``, pickled.
+        recipe: its key, and the ``Recipe``, pickled, or None: ``Missing`` where it is needed.
         theta: None where it does not matter.
         function: of a module, so that it can travel.
 
@@ -70,27 +76,40 @@ def run(
     """
     with _LOCK, _one_thread():
         shard.check()
-        part = _part(shard, *recipe)
+        if not _knows(*recipe):
+            return Missing()
+        part = _part(shard, recipe[0])
         if theta is not None and not np.array_equal(part.parameters, theta):
             part.parameters = theta
         return function(part, *arguments)
 
 
-def look(shard: Shard, recipe: tuple[str, bytes]) -> tuple[int, np.ndarray, str | None]:
+def look(
+    shard: Shard, recipe: tuple[str, bytes | None]
+) -> tuple[int, np.ndarray, str | None] | Missing:
     """(rows, values of the labels, fingerprint where there is no file to look after) of a shard
     that nobody has seen."""
     with _LOCK, _one_thread():
         shard.check()
-        part = _part(shard, *recipe)
+        if not _knows(*recipe):
+            return Missing()
+        part = _part(shard, recipe[0])
         values = _recipes[recipe[0]].label_values(part)
         loaded = isinstance(shard, LoadedShard)
         return len(part.train), values, content(_loaded(shard).rows) if loaded else None
 
 
-def _part(shard, key, pickled):
+def _knows(key, pickled):
+    """Whether a recipe is here, or comes with the task."""
     if key not in _recipes:
+        if pickled is None:
+            return False
         _recipes[key] = pickle.loads(pickled)
     _use(_recipes, key, len(_recipes) > _KEPT_RECIPES)
+    return True
+
+
+def _part(shard, key):
     loaded = _loaded(shard)
     if key not in loaded.parts:
         loaded.parts[key] = _recipes[key].part(loaded.rows)

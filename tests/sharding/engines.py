@@ -9,7 +9,14 @@ import keras
 import numpy as np
 from sklearn.linear_model import LogisticRegression as Estimator
 
-from influence import BinaryLogisticRegression, Dataset, KerasModel, from_sklearn
+from influence import (
+    BinaryLogisticRegression,
+    ConjugateGradient,
+    Dataset,
+    Exact,
+    KerasModel,
+    from_sklearn,
+)
 from tests.conftest import Problem
 
 PROBLEM = Problem(n=90)
@@ -100,15 +107,14 @@ def fitted(model):
 def answers(model, y_test):
     """What is asked of a fitted model."""
     curvature = model.gauss_newton() + 0.01
+    exact = {"curvature": curvature, "solver": Exact()}
     v = np.linspace(-1, 1, model.num_parameters)
     return {
         "parameters": model.parameters,
         "objective": model.objective(),
-        "scores": model.influence_on_loss(X_TEST, y_test, curvature=curvature),
-        "some scores": model.influence_on_loss(
-            X_TEST, y_test, curvature=curvature, train_indices=[70, 3, 40]
-        ),
-        "self-influence": model.self_influence(curvature=curvature),
-        "solve": model.inverse_hvp(v, curvature=curvature).x,
+        "scores": model.influence_on_loss(X_TEST, y_test, **exact),
+        "some scores": model.influence_on_loss(X_TEST, y_test, train_indices=[70, 3, 40], **exact),
+        "self-influence": model.self_influence(**exact),
+        "solve": model.inverse_hvp(v, ConjugateGradient(1e-12), curvature=curvature).x,
         "Hessian": model.hessian() @ v,
     }
