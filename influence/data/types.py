@@ -74,6 +74,10 @@ class Model(Protocol):
         """The training points, as scans take them."""
 
     @property
+    def points(self) -> Any:
+        """How points come in."""
+
+    @property
     def scans(self) -> Any:
         """What is computed point by point."""
 

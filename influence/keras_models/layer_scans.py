@@ -68,26 +68,38 @@ class LayerScans:
         x, labels = self._model.points.sample(_TRIED)
         return LossRoots(self._model, self._model.logits(self._model.convert(x)), labels)
 
-    def factors(self, points: PointTensors, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def factors(
+        self, points: PointTensors, seed: int, first: int = 0
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """(Σ w a aᵀ [a, a] or its diagonal [a], Σ g gᵀ [b, b]) of each Kronecker layer: w are the
         points' weights and g slopes along the roots of the loss's curvature.
+
+        Args:
+            first: the number of the first point, by which draws are told apart.
 
         Raises:
             ValueError: the loss is not convex in the outputs.
         """
+        points = _numbered(points, first)
         *factors, health = self._run(self._traced_factors, points, tf.constant(seed))
         self._roots.check(health.numpy())
         return [(left.numpy(), right.numpy()) for left, right in zip(*factors)]
 
     def squares(
-        self, points: PointTensors, seed: int, bases: Sequence[Sequence[np.ndarray]]
+        self,
+        points: PointTensors,
+        seed: int,
+        bases: Sequence[Sequence[np.ndarray]],
+        first: int = 0,
     ) -> list[np.ndarray]:
         """The sum over points and roots of the squares of gradients in ``bases``, [a, b] of each
         layer and [q] of the rest.
 
         Args:
             bases: (left, right) of each Kronecker layer, or (right,) where left is the identity.
+            first: as for ``factors``.
         """
+        points = _numbered(points, first)
         squares = self._run(self._traced_squares, points, tf.constant(seed), self._tensors(bases))
         return [each.numpy() for each in squares]
 
@@ -116,7 +128,7 @@ class LayerScans:
         """One compiled call, traced once for each kind of points."""
         model, given = self._model, tf.nest.map_structure(tf.TensorSpec.from_tensor, others)
         if function in (self._traced_factors, self._traced_squares):
-            points, _ = _numbered(points), self._roots  # made outside of what is traced
+            _ = self._roots  # made outside of what is traced
         spec = spec_of(points)
         key = (function.__name__, repr(spec))
         if key not in self._compiled:
@@ -284,15 +296,15 @@ def _rows(block, places):
     return tf.concat([block[place] for place in places], axis=0)
 
 
-def _numbered(points: PointTensors) -> PointTensors:
-    """The points with a third part, their numbers."""
+def _numbered(points: PointTensors, first: int) -> PointTensors:
+    """The points with a third part, their numbers, from the ``first`` one's on."""
     if not is_stream(points):
-        return *points, tf.range(number_of_rows(points))
+        return *points, tf.range(first, first + number_of_rows(points))
     batches = points[0].cardinality()
 
     def add(first, batch):
         end = first + number_of_rows(batch)
         return end, (*batch, tf.range(first, end))
 
-    numbered = points[0].scan(0, add)
+    numbered = points[0].scan(first, add)
     return (numbered.apply(tf.data.experimental.assert_cardinality(batches)),)

@@ -16,6 +16,7 @@ from influence.curvature.ekfac import EKFAC
 from influence.data.types import PointTensors
 from influence.keras_models.data import Examples, Stream, training_points
 from influence.objective.sharded import ShardedRows, ShardedScans
+from influence.sharding.sharding import summed
 
 
 class KerasRecipe:
@@ -197,7 +198,11 @@ class ShardedLayerScans:
         return points.joined(self._model.parameters, _along_layers, np.asarray(block))
 
     def _total(self, function, *arguments):
-        return self._model.sharding.total(self._model.parameters, function, *arguments)
+        sharding = self._model.sharding
+        # Draws are told apart by the numbers of the points.
+        firsts = [0, *sharding.ends[:-1].tolist()]
+        calls = ((shard, (*arguments, first)) for shard, first in enumerate(firsts))
+        return summed(sharding.calls(self._model.parameters, function, calls))
 
 
 # What the workers do.
@@ -209,12 +214,12 @@ def _value_and_gradient(part):
     return n * value, n * gradient
 
 
-def _factors(part, seed):
-    return part.layer_scans.factors(part.tensors, seed)
+def _factors(part, seed, first):
+    return part.layer_scans.factors(part.tensors, seed, first)
 
 
-def _squares(part, seed, bases):
-    return part.layer_scans.squares(part.tensors, seed, bases)
+def _squares(part, seed, bases, first):
+    return part.layer_scans.squares(part.tensors, seed, bases, first)
 
 
 def _quadratic(part, rows, operator):

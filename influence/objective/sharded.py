@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from influence.data.dataset import check_indices
 from influence.data.types import Inputs, Loss, Model, PointTensors, Tensors
-from influence.sharding.sharding import Sharding
+from influence.sharding.sharding import Sharding, summed
 from influence.sharding.shards import local_rows
 
 # Points whose gradients are computed together.
@@ -89,10 +89,7 @@ class ShardedRows:
 
     def total(self, theta: np.ndarray | None, function: Any, *arguments: Any) -> Any:
         """Σ of what it gives, in float64."""
-        total: Any = 0.0
-        for part in self._each(self._calls(), theta, function, *arguments):
-            total = total + np.asarray(part, np.float64)
-        return total
+        return summed(self._each(self._calls(), theta, function, *arguments))
 
     def blocks(
         self, theta: np.ndarray | None, function: Any, *arguments: Any

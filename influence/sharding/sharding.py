@@ -72,11 +72,7 @@ class Sharding:
 
     def total(self, theta: np.ndarray | None, function: Callable[..., Any], *arguments: Any) -> Any:
         """Σ ``function(model, *arguments)`` over the shards, of structures of arrays: float64."""
-        total = None
-        for result in self.each(theta, function, *arguments):
-            result = tf.nest.map_structure(lambda array: np.asarray(array, np.float64), result)
-            total = result if total is None else tf.nest.map_structure(np.add, total, result)
-        return total
+        return summed(self.each(theta, function, *arguments))
 
     def each(
         self, theta: np.ndarray | None, function: Callable[..., Any], *arguments: Any
@@ -127,6 +123,15 @@ class Sharding:
             return self._executor.submit(function, shard, recipe, *others)
         except BrokenExecutor as error:
             raise _broken(error) from error
+
+
+def summed(results: Iterable[Any]) -> Any:
+    """The sum of structures of arrays, in float64 and in their order."""
+    total = None
+    for result in results:
+        result = tf.nest.map_structure(lambda array: np.asarray(array, np.float64), result)
+        total = result if total is None else tf.nest.map_structure(np.add, total, result)
+    return total
 
 
 def described(
