@@ -569,7 +569,7 @@ class GenericNeuralNet(abc.ABC):
 
             >>> top = model.influence_on_loss([[1.5]], [1], top=1)
             >>> top["index"].tolist(), top["score"].round(2).tolist()
-            ([[3, 4]], [[0.09, -0.27]])
+            ([[0, 4]], [[0.09, -0.27]])
 
             After refits the loss changes by 0.11, 0.05, 0.05, 0.11 and −0.39:
 

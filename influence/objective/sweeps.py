@@ -51,15 +51,9 @@ def sweep(
         threads.
 
     Examples:
-        >>> import joblib
         >>> from influence.objective.sweeps import sweep
         >>> list(sweep(lambda unit: unit**2, [1, 2, 3]))
         [(0, 1), (1, 4), (2, 9)]
-        >>> with joblib.parallel_config("threading", n_jobs=2):
-        ...     list(sweep(lambda unit: unit**2, [1, 2, 3]))
-        Traceback (most recent call last):
-            ...
-        ValueError: A sweep runs in processes, not in threads: models share what TensorFlow ...
     """
     backend, workers = _workers(jobs)
     if not workers:
