@@ -20,6 +20,7 @@ from influence.objective.sweeps import sweep
 from influence.studies.label_fixing import fix_and_refit, most_suspicious, suspicion
 from scripts.loaders.enron import load_enron
 from scripts.report.experiment import Config, Results, run
+from scripts.steps.processes import processes
 from scripts.steps.text import clean_documents, count_words
 
 NAME = "fig6_label_fixing"
@@ -119,10 +120,11 @@ def finished_repeats(
     done = {unit: saved for unit, saved in found.items() if saved is not None}
     todo = [unit for unit in units if unit not in done]
     with tqdm(total=len(units), initial=len(done), desc="repeats", disable=None) as bar:
-        for number, result in sweep(functools.partial(one_repeat, problem), todo, jobs=jobs):
-            done[todo[number]] = result
-            write_atomically(paths[todo[number]], functools.partial(np.savez, **result))
-            bar.update()
+        with processes(jobs):
+            for number, result in sweep(functools.partial(one_repeat, problem), todo):
+                done[todo[number]] = result
+                write_atomically(paths[todo[number]], functools.partial(np.savez, **result))
+                bar.update()
     return [done[unit] for unit in units]
 
 

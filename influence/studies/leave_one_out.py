@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +104,6 @@ def leave_one_out(
     shape, targets = model.train.x.shape[1:], model.train.labels.shape[1:]
     x_test, y_test = check_points(x_test, y_test, shape, "x_test", "y_test", targets)
     theta = model.parameters.astype(np.float64)
-    before = model.losses_at(theta[:, np.newaxis], x_test, y_test)
     own = type(model).__name__, model.loss, model.penalty, model.keeps_sum
     settings = *own, gradient_tolerance, block_size
     data = model.train.x, model.train.labels, x_test, y_test
@@ -114,9 +114,7 @@ def leave_one_out(
     with tqdm(total=len(indices), desc="leave-one-out", disable=None if progress else True) as bar:
         bar.update(sum(len(blocks[number]) for number in done))
         if todo:
-            task = _Refits(
-                model, _factor(model), theta, gradient_tolerance, (x_test, y_test), before
-            )
+            task = _Refits(model, theta, gradient_tolerance, (x_test, y_test))
             for place, result in sweep(task, [blocks[number] for number in todo]):
                 done[todo[place]] = result
                 _save(checkpoint, key, done)
@@ -142,20 +140,29 @@ def _factor(model):
 
 @dataclass(frozen=True)
 class _Refits:
-    """(changes [b, m], gradient norms [b], steps [b]) of the refits without a block of points."""
+    """(changes [b, m], gradient norms [b], steps [b]) of the refits without a block of points.
+
+    What they share is computed where they are, because its last bits depend on the threads there.
+    """
 
     model: LinearModel
-    factor: Any
     theta: np.ndarray
     tolerance: float
     test: tuple[Any, Any]
-    before: np.ndarray
 
     def __call__(self, indices):
         thetas, norms, steps = _refit_block(
-            self.model, self.factor, self.theta, indices, self.tolerance
+            self.model, self._factor, self.theta, indices, self.tolerance
         )
-        return (self.model.losses_at(thetas, *self.test) - self.before).T, norms, steps
+        return (self.model.losses_at(thetas, *self.test) - self._before).T, norms, steps
+
+    @functools.cached_property
+    def _factor(self):
+        return _factor(self.model)
+
+    @functools.cached_property
+    def _before(self):
+        return self.model.losses_at(self.theta[:, np.newaxis], *self.test)
 
 
 def _refit_block(model, factor, theta, indices, tolerance):

@@ -21,6 +21,7 @@ from scripts.loaders.mnist import Mnist
 from scripts.report.experiment import Results
 from scripts.steps.cnn_keras import as_keras
 from scripts.steps.cnn_training import SEED, first_images, trained
+from scripts.steps.processes import processes
 
 # The stand-in has fewer images, with as many passes over them, and fewer points. With 275 images
 # a removal was too large a change for first order; with 1,000 R is .92, and all else is as with
@@ -232,8 +233,9 @@ def after_steps(model, state, indices, steps: int, folder: Path, jobs: int) -> l
     the same for any number of processes.
     """
     task = functools.partial(_without, model.train, model.weight_decay, state, steps, folder)
-    work = in_order(sweep(task, [int(index) for index in indices], jobs=jobs))
-    return list(tqdm(work, total=len(indices), desc=f"{steps} more steps", disable=None))
+    with processes(jobs):
+        work = in_order(sweep(task, [int(index) for index in indices]))
+        return list(tqdm(work, total=len(indices), desc=f"{steps} more steps", disable=None))
 
 
 def _without(train, weight_decay, state, steps, folder, index):

@@ -13,6 +13,7 @@ from influence import DatamodelingScore, Dataset, Retrainings, retrain_on_subset
 from influence.objective.retraining import Recipe, Refits
 from scripts.loaders.mnist import Mnist
 from scripts.report.experiment import Results
+from scripts.steps.processes import processes
 
 # Mean and standard deviation of MNIST's pixels, by which the published recipes normalise them.
 _MEAN, _DEVIATION = 0.1307, 0.3081
@@ -61,19 +62,19 @@ class Benchmark:
         return self._retrain(recipe, f"{name}_choosing", self.config.choosing, 1, seed=1)
 
     def _retrain(self, recipe, name, subsets, trainings, seed):
-        return self.timed(
-            f"{name}_trainings",
-            lambda: retrain_on_subsets(
-                recipe,
-                len(self.train),
-                subsets=subsets,
-                trainings=trainings,
-                seed=seed,
-                jobs=None if isinstance(recipe, Refits) else self.config.jobs or None,
-                checkpoint=self.folder / f"{name}.npz",
-                progress=True,
-            ),
-        )
+        with processes(0 if isinstance(recipe, Refits) else self.config.jobs):
+            return self.timed(
+                f"{name}_trainings",
+                lambda: retrain_on_subsets(
+                    recipe,
+                    len(self.train),
+                    subsets=subsets,
+                    trainings=trainings,
+                    seed=seed,
+                    checkpoint=self.folder / f"{name}.npz",
+                    progress=True,
+                ),
+            )
 
     def timed(self, name: str, work: Callable[[], Any]) -> Any:
         """What ``work`` gives; its seconds are a metric."""

@@ -16,6 +16,7 @@ from influence import (
 )
 from influence.objective.retraining import Refits, retrained
 from scripts.steps.datamodeling import SEED, Benchmark, mean_correlation, single
+from scripts.steps.processes import processes
 from scripts.steps.sgd import Sgd, SgdRecipe
 
 # Passes over the points; there is a checkpoint after each fifth of them for TracIn.
@@ -68,13 +69,10 @@ def add_regression(benchmark: Benchmark) -> None:
 
     removed = _removed(benchmark)
     units = [(everything, SEED), *((np.delete(everything, i), SEED) for i in removed)]
-    before, *after = retrained(
-        recipe,
-        units,
-        jobs=benchmark.config.jobs or None,
-        checkpoint=benchmark.folder / "lr_loo.npz",
-        progress=True,
-    )
+    with processes(benchmark.config.jobs):
+        before, *after = retrained(
+            recipe, units, checkpoint=benchmark.folder / "lr_loo.npz", progress=True
+        )
     for name, values, published in (
         ("lr_loo_published", scores, 0.88),
         ("lr_tracin_loo", traced, 0.28),

@@ -62,8 +62,8 @@ def test_the_same_bits_for_any_number_of_workers(problem):
     for name, values in found[0].items():
         np.testing.assert_array_equal(found[1][name], values, err_msg=name)
         np.testing.assert_array_equal(found[2][name], values, err_msg=name)
-        # Here TensorFlow may have more threads.
-        np.testing.assert_allclose(values, here[name], rtol=1e-3, atol=1e-5, err_msg=name)
+        # Here TensorFlow may have more threads, and fits in float32 stop elsewhere.
+        np.testing.assert_allclose(values, here[name], rtol=1e-2, atol=2e-3, err_msg=name)
 
 
 def test_without_a_backend_units_are_computed_here_in_their_order():

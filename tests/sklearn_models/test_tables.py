@@ -131,7 +131,7 @@ import sys
 
 class Missing:
     def find_spec(self, name, *_):
-        if name in ("pandas", "polars", "pyarrow", "statsmodels"):
+        if name in ("polars", "pyarrow", "statsmodels", "dask", "skops"):
             raise ModuleNotFoundError(f"No module named {name!r}")
 
 sys.meta_path.insert(0, Missing())
