@@ -119,12 +119,12 @@ def finished_repeats(
     found = {unit: saved_arrays(path) for unit, path in paths.items()}
     done = {unit: saved for unit, saved in found.items() if saved is not None}
     todo = [unit for unit in units if unit not in done]
-    with tqdm(total=len(units), initial=len(done), desc="repeats", disable=None) as bar:
-        with processes(jobs):
-            for number, result in sweep(functools.partial(one_repeat, problem), todo):
-                done[todo[number]] = result
-                write_atomically(paths[todo[number]], functools.partial(np.savez, **result))
-                bar.update()
+    bar = tqdm(total=len(units), initial=len(done), desc="repeats", disable=None)
+    with bar, processes(jobs):
+        for number, result in sweep(functools.partial(one_repeat, problem), todo):
+            done[todo[number]] = result
+            write_atomically(paths[todo[number]], functools.partial(np.savez, **result))
+            bar.update()
     return [done[unit] for unit in units]
 
 

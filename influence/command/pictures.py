@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -106,7 +106,8 @@ def of_refits(predicted: np.ndarray, actual: np.ndarray) -> Markup:
 
 def _svg(draw: Callable[[Axes], object], words: str) -> Markup:
     """What ``draw`` draws, with ``words`` for those who do not see it."""
-    with mpl.rc_context(_STYLE):
+    # Whatever style is set outside, as by seaborn in a notebook.
+    with style.context(_STYLE, after_reset=True):
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw(figure.subplots())
         file = io.StringIO()

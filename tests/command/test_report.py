@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib import style
 
 from influence.command import pictures
 from influence.command.checking import check
@@ -111,12 +112,15 @@ def test_the_page_is_for_keyboards_and_screen_readers(page):
     assert len(outside) == len(set(outside))
 
 
-def test_pictures_have_the_colours_of_the_page():
+@pytest.mark.parametrize("outside", ["default", "dark_background", "ggplot"])
+def test_pictures_have_the_colours_of_the_page(outside):
     scores = np.linspace(-1, 2, 50)
-    drawn = pictures.of_scores(scores, [0, 1], [49])
+    with style.context(outside):
+        drawn = pictures.of_scores(scores, [0, 1], [49])
     assert {"var(--bad)", "var(--good)", "var(--text)"} <= set(re.findall(r"var\(--\w+\)", drawn))
     # Nothing is left in a colour of its own that would not be seen on a dark page.
     assert not re.findall(r"(?:fill|stroke): #", drawn)
+    # Whatever the style of the session is.
     assert drawn == pictures.of_scores(scores, [0, 1], [49])
 
 
