@@ -65,7 +65,9 @@ class LastLayerHessian(LayerGaussNewton):
         size = max(1, min(_NUMBERS // self.shape[0], model.batch_size))
         for first in range(0, int(number_of_rows(points)), size):
             few = take_rows(points, slice(first, first + size))
-            yield PointTerms(*(part.numpy().astype(np.float64) for part in compiled(few)))
+            *others, curvatures = (part.numpy() for part in compiled(few))
+            # In the model's own dtype, which says what of them is rounding.
+            yield PointTerms(*(part.astype(np.float64) for part in others), curvatures)
 
     def _traced_terms(self, points):
         x, labels = points

@@ -153,3 +153,16 @@ def test_other_models_are_not_taken_for_one(make):
     labels = RANDOM.standard_normal((N, units))
     model = KerasModel(whole, (X, labels), "mse", variables=variables, damping=0.1)
     assert not isinstance(model.hessian(), LastLayerHessian)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_newton_steps_of_a_model_in_float32(name):
+    """Its second derivatives have eigenvalues just below 0, which are rounding."""
+    model = MODELS[name]()
+    y = model.train.labels[:2]
+    expected = model.influence_on_loss(X[:2], y, order="newton")
+    keras.config.set_dtype_policy("float32")
+    single = MODELS[name]()
+    assert single.dtype == np.float32
+    found = single.influence_on_loss(X[:2].astype(np.float32), y, order="newton")
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
