@@ -132,7 +132,7 @@ def test_it_resumes_where_it_was_killed(tmp_path, monkeypatch):
         leave_one_out(model, range(12), *points, block_size=4, checkpoint=file)
     refits.clear()
     resumed = leave_one_out(model, range(12), *points, block_size=4, checkpoint=file)
-    assert refits == [1, 4]  # the loss before, and only the last block
+    assert sorted(refits) == [1, 4]  # the loss before, and only the last block
     np.testing.assert_array_equal(resumed.changes, undisturbed.changes)
     assert [path.name for path in tmp_path.iterdir()] == ["points.npz"]
 
