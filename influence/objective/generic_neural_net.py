@@ -212,7 +212,7 @@ class GenericNeuralNet(abc.ABC):
 
         A shard is how its rows are loaded: a worker loads it, keeps it, and can be replaced by any
         other. Sums are in float64, in the order of the shards, so that the same shards have the
-        same bits by any executor and any number of workers.
+        same bits by any processes and any number of them.
 
         Args:
             executor: of ``concurrent.futures``: a ``ProcessPoolExecutor`` whose processes are

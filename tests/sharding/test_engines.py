@@ -35,24 +35,23 @@ def client():
 
 
 def check(name, executor):
-    """An executor has the bits of this process, and the numbers of the whole model."""
+    """An executor has the numbers of this process and of the whole model; returns its answers."""
     make, y_test = MODELS[name]
     whole = answers(fitted(make()), y_test)
     here = answers(fitted(make().sharded(Here(), SHARDS)), y_test)
     there = answers(fitted(make().sharded(executor, SHARDS)), y_test)
     for question, answer in here.items():
-        np.testing.assert_array_equal(there[question], answer, question)
+        # TensorFlow may have more threads here, which is another rounding of a network.
+        np.testing.assert_allclose(there[question], answer, 1e-11, 1e-12, err_msg=question)
         np.testing.assert_allclose(answer, whole[question], 1e-10, 1e-10, err_msg=question)
+    return there
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_spawned_processes(name, processes):
-    check(name, processes)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_dask(name, client):
-    check(name, client.get_executor())
+def test_spawned_processes_and_dask(name, processes, client):
+    spawned_answers, of_dask = check(name, processes), check(name, client.get_executor())
+    for question, answer in spawned_answers.items():
+        np.testing.assert_array_equal(of_dask[question], answer, question)
 
 
 class Killing:
