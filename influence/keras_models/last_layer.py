@@ -65,9 +65,10 @@ class LastLayerHessian(LayerGaussNewton):
         size = max(1, min(_NUMBERS // self.shape[0], model.batch_size))
         for first in range(0, int(number_of_rows(points)), size):
             few = take_rows(points, slice(first, first + size))
-            *others, curvatures = (part.numpy() for part in compiled(few))
+            *rest, curvatures = (part.numpy() for part in compiled(few))
+            rows, outputs, slopes = (part.astype(np.float64) for part in rest)
             # In the model's own dtype, which says what of them is rounding.
-            yield PointTerms(*(part.astype(np.float64) for part in others), curvatures)
+            yield PointTerms(rows, outputs, slopes, curvatures)
 
     def _traced_terms(self, points):
         x, labels = points
