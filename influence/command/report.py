@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from influence.command import doubting, images, pictures, words
 from influence.command.checking import of_leverage, verdict
 from influence.command.doubting import Suspects
 from influence.command.explaining import Explanation, about_test_row, question
+from influence.command.page import rendered
 from influence.command.scoring import Rows
 from influence.objective.validation import Validation
 
@@ -102,15 +102,9 @@ def report_of_suspects(suspects: Suspects, notes: list[str], command: str) -> st
 
 
 def _page(template, command, **parts) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     versions = {name: _version(name) for name in _PACKAGES}
-    return environment.get_template(template).render(command=command, versions=versions, **parts)
+    path = Path(__file__).with_name(template)
+    return rendered(path, command=command, versions=versions, **parts)
 
 
 def _refits(explanation) -> Validation | None:

@@ -10,8 +10,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from influence.command.page import rendered
 from scripts.report.claims import CLAIMS, Claim, agrees
 from scripts.report.commit import in_words
 from scripts.report.comparison import show, shown_items
@@ -34,14 +33,8 @@ def gallery(
         failed: experiments that failed; they are named, and nothing of them is shown.
         figures: where the figures are.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("gallery.html").render(
+    return rendered(
+        Path(__file__).with_name("gallery.html"),
         titles=titles,
         failed=failed,
         missing=[name for name in titles if name not in records and name not in failed],
