@@ -110,3 +110,20 @@ def warn_if_endless(model: Any) -> None:
             ConvergenceWarning,
             stacklevel=3,
         )
+
+
+def check_made_again(network: KerasNetwork, outputs: Tensors, before: Tensors) -> None:
+    """Raise a ValueError where a network that was made again in another process has other
+    ``outputs`` than ``before``."""
+    close = keras.tree.map_structure(_close, outputs, before)
+    if not all(keras.tree.flatten(close)):
+        raise ValueError(
+            f"The model {network.model.name!r} cannot be sent to other processes: made again of "
+            f"its configuration and its variables it has other outputs."
+        )
+
+
+def _close(array, other):
+    """Whether they differ by no more than the rounding of another number of threads."""
+    size = np.abs(other).max(initial=0.0)
+    return bool((np.abs(array - other) <= 1e3 * np.finfo(other.dtype).eps * size).all())

@@ -22,7 +22,12 @@ from influence.data.batches import (
 from influence.data.types import File, Inputs, Tensors
 from influence.data.vectors import flatten, split
 from influence.fitting.newton import EXACT_NEWTON_SIZE, minimize
-from influence.keras_models.checks import check_penalties, checked_outputs, warn_if_endless
+from influence.keras_models.checks import (
+    check_made_again,
+    check_penalties,
+    checked_outputs,
+    warn_if_endless,
+)
 from influence.keras_models.data import Examples, Stream, range_of, training_points
 from influence.keras_models.derivatives import check_input_gradient, checked_derivatives
 from influence.keras_models.ekfac import make_ekfac
@@ -442,22 +447,21 @@ class KerasModel(GenericNeuralNet):
         self._load()
         made = {"_scans", "_make_layer_scans", "variables"}
         state = {name: v for name, v in super().__getstate__().items() if name not in made}
-        first = self.train.first(_PROBED)[0]
-        return state | {"probe": (first, self.predict(first))}
+        return state | {"probe": self._probe()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         first, outputs = state.pop("probe")
         self.variables = state["_network"].variables
         super().__setstate__(state)
         self._make_layer_scans = functools.cache(functools.partial(LayerScans, self, self._network))
-        close = keras.tree.map_structure(_close, self.predict(first), outputs)
-        if not all(keras.tree.flatten(close)):
-            raise ValueError(
-                f"The model {self._network.model.name!r} cannot be sent to other processes: made "
-                f"again of its configuration and its variables it has other outputs."
-            )
+        check_made_again(self._network, self.predict(first), outputs)
 
     # How it is done.
+
+    def _probe(self):
+        """A few points, and what it puts out for them."""
+        x, _ = self.train.first(_PROBED)
+        return x, self.predict(x)
 
     @functools.cached_property
     def num_outputs(self) -> int:
@@ -488,7 +492,8 @@ class KerasModel(GenericNeuralNet):
     def _recipe(self):
         settings = {**self._settings, "batch_size": self.batch_size}
         class_weight = self._class_weight if isinstance(self.train, Stream) else None
-        return KerasRecipe(self, settings, class_weight)
+        self._load()
+        return KerasRecipe(self, settings, class_weight, self._probe())
 
     def _rows(self):
         if isinstance(self.train, Stream):
@@ -614,9 +619,3 @@ class KerasModel(GenericNeuralNet):
     def _removed_slope(self):
         slope = super()._removed_slope()
         return np.zeros_like(slope) if self._keeps_sum else slope
-
-
-def _close(array, other):
-    """Whether they differ by no more than the rounding of another number of threads."""
-    size = np.abs(other).max(initial=0.0)
-    return bool((np.abs(array - other) <= 1e3 * np.finfo(other.dtype).eps * size).all())

@@ -80,6 +80,13 @@ class KerasNetwork:
         self.chosen = [trainable[place] for place in state["chosen"]]
         self._make(state["split"], state["values"])
 
+    def with_values(self) -> keras.Model:
+        """The Keras model itself, which takes over the values of what stands for its variables:
+        for a network that was made again, whose model is nobody's."""
+        for variable, copy in self._values:
+            variable.assign(copy)
+        return self.model
+
     def whole(self, x: Tensors) -> Tensors:
         """The outputs for points ``x``."""
         return self._run(self.model, x)[0]

@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from influence.curvature.autodiff import AutodiffHessian
 from influence.curvature.ekfac import EKFAC
-from influence.data.types import PointTensors
-from influence.keras_models.data import Examples, Stream, training_points
+from influence.data.types import Inputs, PointTensors
+from influence.keras_models.checks import check_made_again
+from influence.keras_models.data import training_points
+from influence.keras_models.network import KerasNetwork
 from influence.objective.sharded import ShardedRows, ShardedScans
 from influence.sharding.sharding import summed
 
 
 class KerasRecipe:
-    """How the models of shards are made, from what can travel of a ``KerasModel``: a Keras file of
-    its network, with the classes that are not Keras' own, and the values of its variables.
+    """How the models of shards are made, from what can travel of a ``KerasModel``: its network, its
+    settings, and what it puts out for a few points, to see that it is the same there.
 
     Args:
-        model: the whole one, or that of a shard's rows.
+        model: the whole one.
         settings: of ``KerasModel``, by their names, but for those of this model's own making.
         class_weight: of rows that a function loads; those of the model's own have weights.
-
-    Raises:
-        ValueError: Keras cannot save the network.
+        probe: a few points, and the model's outputs for them.
     """
 
-    def __init__(self, model: Any, settings: dict[str, Any], class_weight: Any) -> None:
-        network = model._network
-        self._kind, self._settings = type(model), settings
+    def __init__(
+        self, model: Any, settings: dict[str, Any], class_weight: Any, probe: tuple[Inputs, Inputs]
+    ) -> None:
+        self._kind, self._settings, self._probe = type(model), settings, probe
         self._class_weight, self._scale = class_weight, model.train.scale
-        self._classes = {
-            type(layer).__name__: type(layer)
-            for layer in (network.model, *network.model._flatten_layers())
-            if not type(layer).__module__.startswith("keras.")
-        }
-        self._file = _saved(network.model)
-        self._compiled = network.model.loss, _loss_weights(network.model)
-        self._values = [copy.numpy() for _, copy in network._values]
-        trainable = [id(v) for v in network.model.trainable_variables]
-        self._chosen = [trainable.index(id(v)) for v in network.chosen]
+        self._network: KerasNetwork = model._network
+        # Which does not come with it.
+        self._compiled = self._network.model.loss, _loss_weights(self._network.model)
         self._first: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_first": None}
 
     def part(self, rows: Any) -> Any:
         """The model of ``rows``, which are as ``KerasModel`` takes its training points."""
-        train = self._points(rows)
+        train = training_points(rows, None, self._class_weight)
+        train.scale = self._scale
         if self._first is None:
             # The others share its network and its compiled functions.
             self._first = self._made(train)
@@ -66,46 +55,26 @@ class KerasRecipe:
         """None: a part looks at its own."""
         return np.empty(0)
 
-    def _points(self, rows) -> Examples | Stream:
-        points = training_points(rows, None, self._class_weight)
-        points.scale = self._scale
-        return points
-
     def _made(self, train):
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "network.keras")
-            with open(path, "wb") as file:
-                file.write(self._file)
-            # The file was made here, of the user's own model.
-            network = keras.saving.load_model(path, self._classes, compile=False, safe_mode=False)
+        network = self._network.with_values()
         loss, weights = self._compiled
         if loss is not None:
             network.compile(loss=loss, loss_weights=weights)
-        for variable, value in zip(network.variables, self._values):
-            variable.assign(value)
-        chosen = [network.trainable_variables[i] for i in self._chosen]
-        return self._kind(
-            network, train, variables=chosen, regularization=_nothing, **self._settings
+        made = self._kind(
+            network,
+            train,
+            variables=self._network.chosen,
+            regularization=_nothing,
+            **self._settings,
         )
+        x, outputs = self._probe
+        check_made_again(self._network, made.predict(x), outputs)
+        return made
 
 
 def _nothing(variables):
     """What stands for the regulariser, which the caller adds."""
     return tf.zeros([], variables[0].dtype)
-
-
-def _saved(model):
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "network.keras")
-        try:
-            model.save(path)
-        except Exception as error:
-            raise ValueError(
-                f"The model {model.name!r} cannot be sent to workers, as Keras cannot save it: "
-                f"{error}"
-            ) from error
-        with open(path, "rb") as file:
-            return file.read()
 
 
 def _loss_weights(model):

@@ -14,18 +14,16 @@ last bit for any number of workers. Only the caller keeps results.
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import joblib
-import tensorflow as tf
 from joblib.parallel import BACKENDS, ParallelBackendBase, get_active_backend
-from threadpoolctl import ThreadpoolController
 
 from influence.data.packing import Packed
+from influence.data.threads import limited_to
 
 # Units for each worker between two savings, where a backend gives no results before its end.
 _WAVE = 4
@@ -179,8 +177,7 @@ _TASKS: dict[str, Callable[[Any], Any]] = {}
 def _compute(call, head, *buffers):
     """((its number, what the task gives of a unit), TensorFlow's threads, the warnings)."""
     key, threads, number, unit = call
-    with _ONE, _limits().limit(limits=threads), _busy():
-        had = _take_threads(threads)
+    with _ONE, limited_to(threads) as had, _busy():
         if key not in _TASKS:
             _TASKS.clear()
             _TASKS[key] = Packed.unpacked(head, list(buffers))
@@ -197,17 +194,3 @@ def _busy():
         yield
     finally:
         _WORKER.busy = False
-
-
-def _take_threads(threads):
-    """Give TensorFlow so many threads, if it has not started; how many it has."""
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
-    return tf.config.threading.get_intra_op_parallelism_threads()
-
-
-@functools.cache
-def _limits():
-    """Of the threads of linear algebra, whose libraries have been loaded by now."""
-    return ThreadpoolController()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import tensorflow as tf
 
+from influence.data.packing import Packed
 from influence.sharding.shards import LoadedShard, Shard, Without, local_rows
 from influence.sharding.worker import Missing, Recipe, look, run
 
@@ -46,7 +45,7 @@ class Sharding:
         self._executor, self.shards = executor, list(shards)
         self.ends = np.cumsum(sizes)
         self._resources = resources
-        self._recipe = _pickled(recipe)
+        self._recipe = Packed.of(recipe)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -54,7 +53,7 @@ class Sharding:
     def with_recipe(self, recipe: Recipe) -> Sharding:
         """The same rows, for models of another kind."""
         other = copy.copy(self)
-        other._recipe = _pickled(recipe)
+        other._recipe = Packed.of(recipe)
         return other
 
     def without(self, indices: Any) -> Sharding:
@@ -101,7 +100,7 @@ class Sharding:
         waiting: deque[tuple[Future[Any], Any]] = deque()
         try:
             for task in tasks:
-                waiting.append((self._submit(task, self._recipe[0], None), task))
+                waiting.append((self._submit(task, self._recipe.key, None), task))
                 if len(waiting) > max(_AHEAD, len(self.shards)):
                     yield self._result(*waiting.popleft())
             while waiting:
@@ -114,7 +113,7 @@ class Sharding:
         result = _finished(future)
         if isinstance(result, Missing):
             # A recipe can be a whole network, so it goes only to workers that do not have it.
-            result = _finished(self._submit(task, *self._recipe))
+            result = _finished(self._submit(task, self._recipe.key, self._recipe))
         return result
 
     def _submit(self, task, *recipe):
@@ -170,11 +169,6 @@ def check_executor(executor: Any) -> None:
             "The processes of executor are forked, in which TensorFlow hangs: make it with "
             'mp_context=multiprocessing.get_context("spawn").'
         )
-
-
-def _pickled(recipe):
-    pickled = cloudpickle.dumps(recipe)
-    return hashlib.sha256(pickled).hexdigest(), pickled
 
 
 def _finished(future):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import gc
-import pickle
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
-import threadpoolctl
 
+from influence.data.packing import Packed
+from influence.data.threads import limited_to
 from influence.sharding.shards import LoadedShard, Shard, content
 
 # Bytes of rows that a worker keeps; one shard, however large it is.
@@ -35,7 +33,8 @@ class Recipe(Protocol):
         """The labels that occur in it, for the caller to look at; none where ``part`` has."""
 
 
-# One task at a time in a process: models share buffers and variables.
+# One task at a time in a process: models share buffers and variables. Each in one thread: the bits
+# of a product of matrices depend on its threads, and there are other workers.
 _LOCK = threading.Lock()
 _shards: OrderedDict[str, _Loaded] = OrderedDict()
 _recipes: OrderedDict[str, Recipe] = OrderedDict()
@@ -58,7 +57,7 @@ class Missing:
 
 def run(
     shard: Shard,
-    recipe: tuple[str, bytes | None],
+    recipe: tuple[str, Packed | None],
     theta: np.ndarray | None,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -67,14 +66,14 @@ def run(
 
     Args:
         shard: the rows.
-        recipe: its key, and the ``Recipe``, pickled, or None: ``Missing`` where it is needed.
+        recipe: its key, and the ``Recipe``, packed, or None: ``Missing`` where it is needed.
         theta: None where it does not matter.
         function: of a module, so that it can travel.
 
     Raises:
         ValueError: the rows are gone or have changed.
     """
-    with _LOCK, _one_thread():
+    with _LOCK, limited_to(1):
         shard.check()
         if not _knows(*recipe):
             return Missing()
@@ -85,11 +84,11 @@ def run(
 
 
 def look(
-    shard: Shard, recipe: tuple[str, bytes | None]
+    shard: Shard, recipe: tuple[str, Packed | None]
 ) -> tuple[int, np.ndarray, str | None] | Missing:
     """(rows, values of the labels, fingerprint where there is no file to look after) of a shard
     that nobody has seen."""
-    with _LOCK, _one_thread():
+    with _LOCK, limited_to(1):
         shard.check()
         if not _knows(*recipe):
             return Missing()
@@ -99,12 +98,12 @@ def look(
         return len(part.train), values, content(_loaded(shard).rows) if loaded else None
 
 
-def _knows(key, pickled):
+def _knows(key, packed):
     """Whether a recipe is here, or comes with the task."""
     if key not in _recipes:
-        if pickled is None:
+        if packed is None:
             return False
-        _recipes[key] = pickle.loads(pickled)
+        _recipes[key] = Packed.unpacked(packed.head, packed.buffers)
     _use(_recipes, key, len(_recipes) > _KEPT_RECIPES)
     return True
 
@@ -143,19 +142,3 @@ def _bytes(leaf):
     if scipy.sparse.issparse(leaf):
         return leaf.data.nbytes + leaf.indices.nbytes + leaf.indptr.nbytes
     return getattr(leaf, "nbytes", 0)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The bits of a product of matrices depend on its threads, and there are other workers."""
-    with _pools().limit(limits=1):
-        yield
-
-
-@functools.cache
-def _pools():
-    # In the caller's own process TensorFlow runs already, and keeps its threads.
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    return threadpoolctl.ThreadpoolController()
