@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from influence.command.tables import as_numbers, missing_columns
+from influence.command.tables import as_numbers, as_texts, check_rows, missing_columns
 
 _DATE = r"\s*\d{4}-\d{2}-\d{2}([T ].*)?\s*"
+# The zone of a time of day.
+_ZONE = r"([T ][\d:.]+)\s*(?:Z|[+-][\d:]+)\s*$"
 _GAP = "(empty)"
 # Categories of a column beyond these are one, "infrequent".
 _MOST_CATEGORIES = 20
@@ -30,12 +33,14 @@ class Columns:
     Attributes:
         numbers, dates, categories: their names.
         left_out: the names of the others, and why.
+        zones: of those dates that have one, which is not in each of their texts.
     """
 
     numbers: list[str]
     dates: list[str]
     categories: list[str]
     left_out: dict[str, str]
+    zones: dict[str, Any] = field(default_factory=dict)
 
     @property
     def used(self) -> list[str]:
@@ -46,13 +51,15 @@ class Columns:
         """The columns in use as floats, times and texts.
 
         Raises:
-            ValueError: a column is missing, or is text where the training table has numbers.
+            ValueError: a column is missing, or is text where the training table has numbers or
+                dates.
         """
         missing_columns(self.used, x, path, "the training table")
         parts = {name: as_numbers(x[name], path) for name in self.numbers}
-        parts |= {name: _as_dates(x[name]) for name in self.dates}
-        for name in self.categories:
-            parts[name] = x[name].astype(str).astype(object).where(x[name].notna(), _GAP)
+        for name in self.dates:
+            parts[name] = _as_dates(x[name], self.zones.get(name))
+            check_rows(x[name], parts[name].notna(), path, "dates such as 2024-05-31")
+        parts |= {name: as_texts(x[name]).fillna(_GAP) for name in self.categories}
         return pd.DataFrame(parts, index=x.index)
 
     def encoder(self) -> ColumnTransformer:
@@ -111,7 +118,8 @@ def columns_of(x: pd.DataFrame, path: Path) -> Columns:
             left_out[name] = "nearly every row has another text in it"
         else:
             categories.append(name)
-    columns = Columns(numbers, dates, categories, left_out)
+    zones = {name: x[name].dt.tz for name in dates if _are_times(x[name])}
+    columns = Columns(numbers, dates, categories, left_out, zones)
     if not columns.used:
         reasons = "; ".join(f"{name!r}: {why}" for name, why in left_out.items())
         raise ValueError(f"{path} has no column to predict from ({reasons}).")
@@ -131,7 +139,9 @@ def differences(x: pd.DataFrame, row: pd.Series, others: pd.DataFrame) -> pd.Dat
         if column.dtype == object:
             apart[name] = (others[name] != row[name]).astype(np.float64)
         else:
-            spread = column.std() or 1
+            # Of a column of one value, or one row, there is no deviation.
+            unit = pd.Timedelta(days=1) if _are_times(column) else 1.0
+            spread = column.std() if column.nunique() > 1 else unit
             apart[name] = ((others[name] - row[name]) / spread).abs().fillna(0.0).astype(float)
     return pd.DataFrame(apart, index=others.index)
 
@@ -140,27 +150,31 @@ def _are_numbers(column) -> bool:
     """Whether most values are numbers; that all are is for ``as_numbers`` to see."""
     if pd.api.types.is_numeric_dtype(column):
         return True
-    if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column):
+    if _are_times(column) or pd.api.types.is_timedelta64_dtype(column):
         return False
     values = column.dropna().astype(str)
     return bool(pd.to_numeric(values, errors="coerce").notna().mean() > 0.5)
 
 
 def _are_dates(values) -> bool:
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return True
-    texts = values.astype(str)
-    return bool(texts.str.fullmatch(_DATE).all() and _as_dates(texts).notna().all())
+    return _are_times(values) or bool(_as_dates(values).notna().all())
 
 
-def _as_dates(column):
-    """Times without a zone; NaT where there is none."""
-    times = pd.to_datetime(column, errors="coerce", utc=True, format=_format(column))
-    return times.dt.tz_localize(None)
+def _are_times(column) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(column)
 
 
-def _format(column):
-    return None if pd.api.types.is_datetime64_any_dtype(column) else "ISO8601"
+def _as_dates(column, zone=None):
+    """Times as they are written, without a zone: its days are those of people there. NaT where
+    there is none; times that know their zone are converted to ``zone``, if that is one."""
+    if _are_times(column):
+        known = zone is not None and column.dt.tz is not None
+        return (column.dt.tz_convert(zone) if known else column).dt.tz_localize(None)
+    texts = column.astype(str).where(column.notna())
+    texts = texts.where(texts.str.fullmatch(_DATE, na=False))
+    texts = texts.str.replace(_ZONE, r"\1", regex=True)
+    # In UTC, as if all were there.
+    return pd.to_datetime(texts, errors="coerce", utc=True, format="ISO8601").dt.tz_localize(None)
 
 
 def _are_names(values) -> bool:

@@ -1,27 +1,22 @@
-"""Tables from files, as pandas has them, and the column that is to be predicted."""
+"""Tables, and the column of them that is to be predicted."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from influence.data.files import DAMAGED
+from influence.command.readers import TARGET_OF_ARRAYS, listed, read_frame
 
 Kind = Literal["classes", "numbers"]
 
-# The columns of what is saved without names.
-_TARGET_OF_ARRAYS = "y"
 # More classes than this are names or numbers of something, not classes.
 _MOST_CLASSES = 50
 # Whole numbers with up to so many values are taken as classes, where nobody says otherwise.
 _CLASSES_OF_WHOLE_NUMBERS = 10
-_NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -78,19 +73,29 @@ def read_test_table(path: Path, target: str | None, train: Table) -> Table:
     Raises:
         ValueError: as ``read_training_table``.
     """
-    frame, column = _read(path, target, "test")
+    # What is text there, such as "01" beside "1b", stays as it is written where all are numbers.
+    texts = [name for name in train.x.columns if _is_text(train.x[name])]
+    if train.y.dtype == object and target is not None:
+        texts.append(target)
+    frame, column = _read(path, target, "test", texts)
     y = _labels(column, train.kind, path)
     if train.kind == "classes":
-        if train.y.dtype == object:
-            y = y.astype(str).astype(object)  # such as only the numbers among them
-        known = pd.unique(train.y).tolist()
-        unknown = [value for value in pd.unique(y).tolist() if value not in known]
-        if unknown:
-            raise ValueError(
-                f"The target {column.name!r} of {path} has the class {_shown(unknown[0])}, which "
-                f"is not in {train.path}: it has {_listed(sorted(known, key=str))}."
-            )
+        y = _matched(y, train, path, column.name)
     return Table(path, frame, y, train.kind)
+
+
+def in_order_of(train: Table, test: Table) -> Table:
+    """A test table with its columns in the order of the training table's, for a model that knows
+    them by their places.
+
+    Raises:
+        ValueError: one of them has another name.
+    """
+    names = list(train.x.columns)
+    if len(test.x.columns) != len(names):
+        return test  # as many as the model takes, or it says so
+    missing_columns(names, test.x, test.path, "the training table")
+    return replace(test, x=test.x[names])
 
 
 def as_numbers(column: pd.Series, path: Path) -> pd.Series:
@@ -99,17 +104,14 @@ def as_numbers(column: pd.Series, path: Path) -> pd.Series:
     Raises:
         ValueError: names the first row that is text, or a number beyond computing.
     """
-    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
-    wrong = numbers.isna() & column.notna()
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"Column {column.name!r} of {path} must be numbers, and row {row} (counted from 0) has "
-            f"{_shown(column.iloc[row])}: mend the row or delete the column."
-        )
-    wrong = numbers.abs() > 1e100  # infinite, too
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+    if column.dtype.kind in "mMc":  # which have numbers in them, too
+        numbers = pd.Series(np.nan, column.index)
+    else:
+        numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    check_rows(column, numbers.notna(), path, "numbers")
+    large = numbers.abs() > 1e100  # infinite, too
+    if large.any():
+        row = int(np.flatnonzero(large)[0])
         raise ValueError(
             f"Column {column.name!r} of {path} has {numbers.iloc[row]:g} in row {row} (counted "
             f"from 0), which is too large to compute with: mend it or leave it empty."
@@ -117,104 +119,56 @@ def as_numbers(column: pd.Series, path: Path) -> pd.Series:
     return numbers
 
 
+def as_texts(column: pd.Series) -> pd.Series:
+    """The values of a column as texts, 1.0 as "1"; gaps stay."""
+    texts = column.astype(str).str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    return texts.astype(object).where(column.notna())
+
+
+def check_rows(column: pd.Series, right: pd.Series, path: Path, what: str) -> None:
+    """Raise a ValueError that names the first row with a value that is not ``right``, so that the
+    column is not ``what`` it must be."""
+    wrong = np.flatnonzero(~right & column.notna())
+    if len(wrong):
+        raise ValueError(
+            f"Column {column.name!r} of {path} must be {what}, and row {wrong[0]} (counted from 0) "
+            f"has {_shown(column.iloc[wrong[0]])}: mend the row or delete the column."
+        )
+
+
 def missing_columns(wanted: list[str], x: pd.DataFrame, path: Path, owner: str) -> None:
     """Raise a ValueError where the table lacks a column that ``owner`` (in words) has."""
     missing = [name for name in wanted if name not in x.columns]
     if missing:
         raise ValueError(
-            f"{path} has no column {missing[0]!r}, which {owner} has: it has {_listed(x.columns)}."
+            f"{path} has no column {missing[0]!r}, which {owner} has: it has {listed(x.columns)}."
         )
 
 
-def _read(path, target, part):
+def _read(path, target, part, texts=()):
     """(the other columns, the target's) of a file."""
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise ValueError(
-            f"{path} is no table that can be read: give a file that ends in {', '.join(READERS)}."
-        )
+    frame = read_frame(path, part, texts)
     if target is None:
-        if suffix != ".npz":
+        if path.suffix.lower() != ".npz":
             raise ValueError(f"Which column of {path} is to be predicted? Give --target COLUMN.")
-        target = _TARGET_OF_ARRAYS
-    frame = READERS[suffix](path, part)
-    frame.columns = frame.columns.map(str)
-    frame = frame.reset_index(drop=True)
-    repeated = frame.columns[frame.columns.duplicated()]
-    if len(repeated):
-        raise ValueError(f"{path} has two columns {repeated[0]!r}: rename one of them.")
+        target = TARGET_OF_ARRAYS
     if target not in frame.columns:
-        raise ValueError(f"{path} has no column {target!r}: it has {_listed(frame.columns)}.")
+        near = [name for name in frame.columns if name.strip() == target.strip()]
+        if near:
+            raise ValueError(f"{path} has no column {target!r}: give --target {near[0]!r}.")
+        raise ValueError(f"{path} has no column {target!r}: it has {listed(frame.columns)}.")
     if not len(frame):
         raise ValueError(f"{path} has no rows.")
     column = frame.pop(target)
     if column.isna().any():
         row = int(np.flatnonzero(column.isna())[0])
         raise ValueError(
-            f"The target {target!r} of {path} is empty in row {row} (counted from 0): fill it in "
-            f"or delete the row."
+            f"The target {target!r} of {path} is empty in row {row} (counted from 0), or NA: fill "
+            f"it in or delete the row."
         )
     if not len(frame.columns):
         raise ValueError(f"{path} has no column beside the target {target!r}.")
     return frame, column
-
-
-def _read_csv(path, part):
-    try:
-        # Of text that is nearly a number, such as 1e5000, it makes infinity, which is refused.
-        return pd.read_csv(path, low_memory=False)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is not a CSV table ({_first_line(error)}).") from None
-
-
-def _read_arrow(read: Callable[[Path], pd.DataFrame], name: str):
-    def reader(path: Path, part: str) -> pd.DataFrame:
-        if importlib.util.find_spec("pyarrow") is None:
-            raise ValueError(
-                f"To read {path} pyarrow is needed: install influence[arrow], or save a CSV."
-            )
-        try:
-            return read(path)
-        except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow raises
-            raise ValueError(f"{path} is not {name} file ({_first_line(error)}).") from None
-
-    return reader
-
-
-def _read_npz(path, part):
-    """``X`` [n, ...] and ``y`` [n], or ``x_train`` and ``y_train`` (``x_test`` and ``y_test``)."""
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            names = saved.files
-            found = next((n for n in ("X", "x", f"x_{part}") if n in names), None)
-            labels = f"y_{part}" if found == f"x_{part}" else "y"
-            arrays = [saved[name] for name in (found, labels) if name in names]
-    except DAMAGED:
-        raise ValueError(
-            f"{path} is not a .npz of numbers and plain texts: write it with np.savez."
-        ) from None
-    if len(arrays) != 2 or {array.ndim for array in arrays} & {0} or arrays[1].ndim > 1:
-        raise ValueError(
-            f"{path} must have the arrays X [n, d] and y [n] (or x_{part} and y_{part}): it has "
-            f"{_listed(names)}."
-        )
-    x, y = arrays
-    if len(x) != len(y):
-        raise ValueError(f"{path} has {len(x)} rows of points and {len(y)} labels: give one each.")
-    x = x.reshape(len(x), -1) if len(x) else x.reshape(0, 1)
-    frame = pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
-    return frame.assign(**{_TARGET_OF_ARRAYS: y})
-
-
-READERS: dict[str, Callable[[Path, str], pd.DataFrame]] = {
-    ".csv": _read_csv,
-    ".parquet": _read_arrow(pd.read_parquet, "a Parquet"),
-    ".feather": _read_arrow(pd.read_feather, "a Feather"),
-    ".arrow": _read_arrow(pd.read_feather, "an Arrow"),
-    ".npz": _read_npz,
-}
 
 
 def _kind(column) -> Kind:
@@ -234,18 +188,27 @@ def _labels(column, kind, path):
     return column.to_numpy() if numeric else column.astype(str).to_numpy(object)
 
 
-def _listed(names) -> str:
-    names = [str(name) for name in names]
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return (", ".join(names[:_NAMES_SHOWN]) or "none") + more
+def _matched(y, train, path, name):
+    """Test labels as the training table has them, where 1, 1.0 and "1" are one."""
+    known = pd.unique(train.y).tolist()
+    by_text = dict(zip(as_texts(pd.Series(known)), known))
+    codes, values = pd.factorize(y)
+    matched = []
+    for value, text in zip(values.tolist(), as_texts(pd.Series(values))):
+        if value not in known and text not in by_text:
+            raise ValueError(
+                f"The target {name!r} of {path} has the class {_shown(value)}, which is not in "
+                f"{train.path}: it has {listed(sorted(known, key=str))}."
+            )
+        matched.append(value if value in known else by_text[text])
+    return np.array(matched, train.y.dtype)[codes]
+
+
+def _is_text(column) -> bool:
+    return pd.api.types.infer_dtype(column, skipna=True) == "string"
 
 
 def _shown(value) -> str:
     """A value as people write it, not longer than a line."""
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _first_line(error) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

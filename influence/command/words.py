@@ -19,19 +19,24 @@ def value(value: Any) -> str:
         return "(empty)"
     if isinstance(value, (float, np.floating)):
         return f"{value:.4g}"
-    text = " ".join(str(value).split())
+    text = line(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def line(text: Any) -> str:
+    """A text on one line."""
+    return " ".join(str(text).split())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:
     """Cells in columns, the last ``left`` of them flush left."""
-    lines = [header, *rows]
+    lines = [list(map(line, header)), *rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     first = len(header) - left
     return "\n".join(
         "  ".join(
             cell.rjust(width) if place < first else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths))
+            for place, (cell, width) in enumerate(zip(cells, widths))
         ).rstrip()
-        for line in lines
+        for cells in lines
     )

@@ -87,3 +87,63 @@ def test_differences_are_in_standard_deviations():
     apart = differences(frame, frame.iloc[0], frame)
     expected = [[0, 0, 0, 0], [1, 1, 1, 0], [2, 2, 0, 0], [0, 0, 0, 0]]
     np.testing.assert_allclose(apart, expected)
+
+
+def test_a_column_of_one_date_is_not_apart():
+    frame = pd.DataFrame({"day": pd.to_datetime(["2024-01-01"] * 3)})
+    other = frame.iloc[0] + pd.Timedelta(days=4)
+    assert differences(frame, frame.iloc[0], frame)["day"].tolist() == [0, 0, 0]
+    assert differences(frame, other, frame)["day"].tolist() == [4, 4, 4]
+
+
+def test_dates_are_those_of_people_there():
+    times = pd.date_range("2024-06-01", periods=3, tz="Asia/Tokyo")
+    frame = pd.DataFrame({"known": times, "written": times.map(str)})
+    columns = columns_of(frame, PATH)
+    tidy = columns.tidy(frame, PATH)
+    for name in frame:
+        assert tidy[name].dt.strftime("%m-%d %H:%M").tolist() == [
+            *("06-01 00:00", "06-02 00:00", "06-03 00:00")
+        ]
+    # Of another table in another zone they are the same.
+    moved = columns.tidy(frame.assign(known=times.tz_convert("UTC")), PATH)
+    assert (moved["known"] == tidy["known"]).all()
+
+
+@pytest.mark.parametrize("wrong", ["yesterday", "2024-02-30", 20240229])
+def test_a_date_that_is_none_is_refused(wrong):
+    columns = columns_of(TABLE, PATH)
+    table = TABLE.astype({"day": object})
+    table.loc[4, "day"] = wrong
+    words = rf"Column 'day' of t\.csv must be dates .*, and row 4 \(counted from 0\) has .?{wrong}"
+    with pytest.raises(ValueError, match=words):
+        columns.tidy(table, PATH)
+    assert columns.tidy(TABLE.assign(day=np.nan), PATH)["day"].isna().all()
+
+
+def test_times_are_no_numbers():
+    columns = columns_of(pd.DataFrame({"size": [1.0, 2.0]}), PATH)
+    times = pd.DataFrame({"size": pd.to_datetime(["2024-01-01", "2024-01-02"])})
+    with pytest.raises(ValueError, match="Column 'size' of t.csv must be numbers, and row 0"):
+        columns.tidy(times, PATH)
+
+
+def test_categories_are_the_same_as_numbers_and_as_texts():
+    columns = columns_of(pd.DataFrame({"grade": ["1", "2", "A", "B", None]}), PATH)
+    for values in ([1, 2], [1.0, 2.0], ["1.0", "2"]):
+        assert columns.tidy(pd.DataFrame({"grade": values}), PATH)["grade"].tolist() == ["1", "2"]
+    with_gap = columns.tidy(pd.DataFrame({"grade": [1.0, None]}), PATH)
+    assert with_gap["grade"].tolist() == ["1", "(empty)"]
+
+
+GAPS = [True, None, False]
+
+
+@pytest.mark.parametrize("values", [GAPS, pd.array(GAPS, "boolean")])
+def test_truth_values_may_have_gaps(values):
+    frame = pd.DataFrame({"yes": values})
+    numbers = columns_of(pd.DataFrame({"yes": [True, False]}), PATH)
+    np.testing.assert_array_equal(numbers.tidy(frame, PATH)["yes"], [1, np.nan, 0])
+    columns = columns_of(pd.DataFrame({"yes": [True, None, False] * 3}), PATH)
+    assert columns.categories == ["yes"]
+    assert columns.tidy(frame, PATH)["yes"].tolist() == ["True", "(empty)", "False"]
