@@ -25,7 +25,7 @@ class Suspects(Framed):
         subject: the model, and its rows.
         order: [n] rows, the most suspicious first.
         scores: [n] by how much the loss of each row would rise if it were removed, to first order:
-            its self-influence over n.
+            its self-influence over n and, of a model with weights, over its own weight.
         flipped: labels that were changed on purpose for the trial; 0 where there was none.
         trial: the share of rows checked -> the share of the flipped ones found among them.
     """
@@ -64,7 +64,7 @@ def find_suspects(subject: Subject) -> Suspects:
     Raises:
         ValueError, SolverError: the model cannot be fitted again, or the scores not computed.
     """
-    scores = subject.scorer.self_influence() / len(subject.train)
+    scores = subject.scorer.rises()
     order = most_suspicious(scores, len(scores))
     flipped, trial = _trial(subject) if subject.kind == "classes" else (0, {})
     return Suspects(subject, order, scores, flipped, trial)
@@ -134,7 +134,7 @@ def _trial(subject):
     changed[flipped] = known[others % len(known)]
     if len(np.unique(changed)) < len(known):
         return 0, {}  # so few rows that a class is gone
-    order = most_suspicious(subject.scorer.self_influence_of(changed), n)
+    order = most_suspicious(subject.scorer.rises_with(changed), n)
     return len(flipped), {
         share: float(np.isin(flipped, order[: round(share * n)]).mean()) for share in _CHECKED
     }

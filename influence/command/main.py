@@ -129,8 +129,7 @@ def _add_common(sub) -> None:
     sub.add_argument(
         "--pixels",
         choices=("255", "1"),
-        default="255",
-        help="what the largest value of a pixel is for the network (default 255)",
+        help="of images, what the largest value of a pixel is for the network (default 255)",
     )
     sub.add_argument(
         "--trust", action="store_true", help="run what code the file of the model may have in it"

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy.special
 import tensorflow as tf
 
 from influence.command.scoring import Rows, Scorer
@@ -22,7 +22,7 @@ from influence.curvature.operator import MAX_DENSE_SIZE
 from influence.data.files import DAMAGED
 from influence.keras_models.model import KerasModel
 from influence.objective.minimum import SMALL_GRADIENT, ConvergenceWarning, point_gradient_norm
-from influence.objective.validation import Validation
+from influence.objective.validation import Validation, agreement
 
 # The paper's, of a network that is not at a minimum.
 _DAMPING = 0.01
@@ -106,6 +106,15 @@ def table_points(network: keras.Model, x: pd.DataFrame, path: Path) -> np.ndarra
         )
     sizes = [-1 if size is None else size for size in shape]
     return values.reshape(len(values), *sizes).astype(network.inputs[0].dtype)
+
+
+def probabilities(network: keras.Model, points: np.ndarray) -> np.ndarray:
+    """What a network says of points, before anything is asked of its loss: [m, c]."""
+    outputs = network.predict(points, verbose=0).reshape(len(points), -1)
+    one = outputs.shape[1] == 1
+    if getattr(network.loss, "from_logits", False):
+        outputs = scipy.special.expit(outputs) if one else scipy.special.softmax(outputs, axis=1)
+    return np.hstack([1 - outputs, outputs]) if one else outputs
 
 
 class Classes:
@@ -199,9 +208,10 @@ class NetworkScorer(Scorer):
         with _as_it_is():
             return self.model.influence_on_loss(rows.given, rows.labels, **how)
 
-    def self_influence(self) -> np.ndarray:
+    def rises(self) -> np.ndarray:
         with _as_it_is():
-            return self.model.self_influence(curvature=self._own_curvature(self.model))
+            own = self.model.self_influence(curvature=self._own_curvature(self.model))
+        return own / len(own)
 
     def leverage(self) -> None:
         return None
@@ -211,10 +221,7 @@ class NetworkScorer(Scorer):
         fitted = self._fitted(self._train.labels)
         found = fitted.validate(rows.given, rows.labels, points=points)
         predicted = self.influences(rows)[found.indices].astype(np.float64)
-        if not np.ptp(predicted) * np.ptp(found.actual):
-            return replace(found, predicted=predicted, pearson_r=np.nan, slope=np.nan)
-        line = scipy.stats.linregress(found.actual, predicted)
-        r, slope = float(line.rvalue), float(line.slope)
+        r, slope = agreement(found.actual, predicted)
         return replace(found, predicted=predicted, pearson_r=r, slope=slope)
 
     def predict(self, rows: Rows) -> np.ndarray:
@@ -230,10 +237,11 @@ class NetworkScorer(Scorer):
         assert self._classes is not None
         return self._classes.places(rows.y)
 
-    def self_influence_of(self, places: np.ndarray) -> np.ndarray:
+    def rises_with(self, places: np.ndarray) -> np.ndarray:
         assert self._classes is not None
         fitted = self._fitted(self._classes.labels(places))
-        return fitted.self_influence(curvature=self._own_curvature(fitted))
+        own = fitted.self_influence(curvature=self._own_curvature(fitted))
+        return own / len(own)
 
     def _fitted(self, labels):
         """The last layer at the minimum that the damping, as a ridge, gives its objective."""

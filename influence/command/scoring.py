@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from influence.objective.validation import Validation
-from influence.studies.label_fixing import fix_and_refit
+from influence.sklearn_models.adapter import from_sklearn
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Scorer:
             rows.given, rows.labels, order="newton", reduction="mean"
         )
 
-    def self_influence(self) -> np.ndarray:
-        """[n]."""
-        return self.model.self_influence()
+    def rises(self) -> np.ndarray:
+        """By how much the loss of each training row would rise without it, to first order, [n]."""
+        return _rises(self.model)
 
     def leverage(self) -> np.ndarray | None:
         """[n], where it is known."""
@@ -99,9 +99,18 @@ class Scorer:
         codes, labels = pd.factorize(rows.y)
         return np.array([self.model.class_position(label) for label in labels.tolist()])[codes]
 
-    def self_influence_of(self, places: np.ndarray) -> np.ndarray:
-        """``self_influence`` after the model is fitted to other labels, given by their ``places``
-        among the classes, [n]."""
-        labels = np.unique(self.model.train.labels)[places]
-        refitted, _ = fix_and_refit(self.model, np.arange(len(places)), labels)
-        return refitted.self_influence()
+    def rises_with(self, places: np.ndarray) -> np.ndarray:
+        """``rises`` after the model is fitted to other labels, given by their ``places`` among the
+        classes, [n]."""
+        # Read again, because the weights of classes go with the labels.
+        x, labels = self.model.train.x, self.model.estimator.classes_[places]
+        estimator = self.model.unfitted.fit(x, labels)
+        return _rises(from_sklearn(estimator, x, labels))
+
+
+def _rises(model) -> np.ndarray:
+    """Of ∇ℓᵀ H⁻¹ (w∇ℓ)/n: its weight w goes with a row, and its own loss has none. (A
+    self-influence has it twice.)"""
+    own, weights = model.self_influence(), model.example_weights
+    rises = np.divide(own, weights, out=np.zeros_like(own), where=weights > 0)
+    return rises / len(own)

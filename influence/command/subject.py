@@ -15,11 +15,17 @@ from influence.command.columns import columns_of
 from influence.command.fitting import fit_pipeline
 from influence.command.models import as_fitted, fitted_columns, load_estimator
 from influence.command.scoring import Rows, Scorer
-from influence.command.tables import Kind, read_test_table, read_training_table
+from influence.command.tables import Kind, in_order_of, read_test_table, read_training_table
 from influence.sklearn_models.adapter import from_sklearn
 
 # What images are predicted to be.
 _CLASS = "class"
+# What may be asked of the points of a network that knows nothing.
+_SCALE = "its numbers on the scale that it was trained on"
+_SCALES = {
+    "255": "its pixels up to 255 (else give --pixels 1)",
+    "1": "its pixels up to 1 (else leave --pixels out)",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def prepare(
     kind: Kind | None = None,
     model: Path | None = None,
     trust: bool = False,
-    pixels: str = "255",
+    pixels: str | None = None,
 ) -> Subject:
     """Read the tables or images, and read or fit the model.
 
@@ -64,7 +70,8 @@ def prepare(
         kind: whether it is classes or numbers; None looks at it.
         model: a file of a fitted estimator or network; None fits one, to a table.
         trust: whether code in that file may run.
-        pixels: "255" or "1", the largest value of a pixel that the network takes.
+        pixels: of folders "255" or "1", the largest value of a pixel that the network takes; None
+            is "255".
 
     Raises:
         ValueError: any of them is not what it must be, in one sentence.
@@ -73,7 +80,9 @@ def prepare(
     if any(path is not None and path.is_dir() for path in files):
         _check_folders(files, target, kind, model)
         assert model is not None
-        return _of_images(files, model, networks.load_network(model, trust), pixels)
+        return _of_images(files, model, networks.load_network(model, trust), pixels or "255")
+    if pixels is not None:
+        raise ValueError(f"--pixels is for folders of images, and {train} is none: leave it out.")
     if model is not None and model.suffix == ".keras":
         network = networks.load_network(model, trust)
         tables = _read(files, target, kind or networks.kind_of(network))
@@ -97,6 +106,8 @@ def _of_table(files, target, kind) -> Subject:
 def _of_estimator(files, target, kind, estimator, model) -> Subject:
     """With one of scikit-learn, read from ``model``."""
     tables = _read(files, target, kind or ("classes" if is_classifier(estimator) else "numbers"))
+    if not hasattr(estimator, "feature_names_in_"):
+        tables = _in_order(tables)
     frames = [fitted_columns(estimator, table.x, table.path) for table in tables]
     columns = columns_of(frames[0], tables[0].path)
     rows = [
@@ -113,6 +124,7 @@ def _linear(estimator, rows, kind, target, files, sentence) -> Subject:
 
 
 def _of_network_and_table(tables, files, model, network, target) -> Subject:
+    tables = _in_order(tables)
     points = [networks.table_points(network, table.x, table.path) for table in tables]
     kind, classes = tables[0].kind, None
     labels = [table.y.astype(np.float32) if kind == "numbers" else table.y for table in tables]
@@ -148,7 +160,9 @@ def _of_images(files, model, network, pixels) -> Subject:
             classes.labels(classes.places(folder.y)),
         )
         rows.append(Rows(shown, points, folder.y, labels, points))
-    return _network(network, classes, rows, "classes", _CLASS, files, model, "image")
+    return _network(
+        network, classes, rows, "classes", _CLASS, files, model, "image", _SCALES[pixels]
+    )
 
 
 def _named(table) -> pd.DataFrame:
@@ -175,34 +189,48 @@ def _check_folders(files, target, kind, model) -> None:
         )
 
 
-def _network(network, classes, rows, kind, target, files, model, unit) -> Subject:
-    scorer = networks.NetworkScorer(network, rows[0], classes)
-    sentence = f"Read {model} with its {len(rows[0])} training {unit}s; {scorer.sentence}."
-    if kind == "classes":
-        right = scorer.predict(rows[0]) == rows[0].y
-        sentence += f" It predicts {np.mean(right):.1%} of the training {unit}s."
-        _warn_if_useless(right, rows[0].y, classes, unit)
+def _network(network, classes, rows, kind, target, files, model, unit, scale=_SCALE) -> Subject:
+    known, doubt = _first_look(network, classes, rows[0], unit, scale)
+    try:
+        scorer = networks.NetworkScorer(network, rows[0], classes)
+    except ValueError as error:
+        # Of pixels on another scale outputs are so large that a loss has no curvature there.
+        raise ValueError(f"{doubt} {error}".strip()) from None
+    if doubt:
+        warnings.warn(doubt, stacklevel=2)
+    sentence = f"Read {model} with its {len(rows[0])} training {unit}s; {scorer.sentence}.{known}"
     return Subject(scorer, target, kind, rows[0], _second(rows), files, sentence, unit)
 
 
-def _warn_if_useless(right, y, classes, unit) -> None:
-    """Say what may be wrong with the classes, or the pixels, of a network that knows nothing."""
-    _, counts = np.unique(classes.places(y), return_counts=True)
-    if right.mean() > counts.max() / len(y):
-        return
-    about = ", and its pixels up to 255 (else give --pixels 1)" if unit == "image" else ""
-    names = ", ".join(map(str, classes.names[:8]))
-    warnings.warn(
-        f"The model predicts {right.mean():.1%} of the training {unit}s, no more than who always "
-        f"says the most frequent class: are its outputs in the order {names}{about}?",
-        stacklevel=2,
-    )
+def _first_look(network, classes, train, unit, scale) -> tuple[str, str]:
+    """(what a network knows, what may be wrong with its classes or its points), in words, before
+    its derivatives are computed; "" of numbers, and of a network that knows something."""
+    if classes is None:
+        return "", ""
+    says, places = networks.probabilities(network, train.given), classes.places(train.y)
+    right = np.mean(says.argmax(axis=1) == places)
+    known, doubt = f" It predicts {right:.1%} of the training {unit}s.", ""
+    if right <= np.unique(places, return_counts=True)[1].max() / len(places):
+        doubt = "no more than who always says the most frequent class"
+    elif (says.max(axis=1) == 1).all():
+        doubt = "and all with a probability of 1"
+    if doubt:
+        doubt = (
+            f"The model predicts {right:.1%} of the training {unit}s, {doubt}: are its outputs in "
+            f"the order {', '.join(map(str, classes.names[:8]))}, and {scale}?"
+        )
+    return known, doubt
 
 
 def _read(files, target, kind):
     train, test = files
     trained = read_training_table(train, target, kind)
     return [trained] if test is None else [trained, read_test_table(test, target, trained)]
+
+
+def _in_order(tables):
+    """For a model that knows columns by their places."""
+    return [tables[0], *(in_order_of(tables[0], table) for table in tables[1:])]
 
 
 def _second(rows):

@@ -166,7 +166,7 @@ def validate(
     indices = np.array([index for index in candidates if index in found])
     actual, norms = np.array([found[index] for index in indices.tolist()]).T
     predicted = scores[indices].astype(np.float64)
-    pearson_r, slope = _agreement(actual, predicted)
+    pearson_r, slope = agreement(actual, predicted)
     return Validation(
         indices=indices,
         predicted=predicted,
@@ -238,7 +238,12 @@ def _report(skipped: dict[int, str], done: int, points: int) -> None:
     warnings.warn(f"validate skips what cannot be done: {why}; {instead} compared.", stacklevel=4)
 
 
-def _agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+def agreement(actual: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """``pearson_r`` and ``slope`` of a ``Validation``, of changes [k] each.
+
+    Warns:
+        UserWarning: one of the two is the same for all points, so that both are NaN.
+    """
     for name, changes in (("actual", actual), ("predicted", predicted)):
         if not np.ptp(changes):
             warnings.warn(

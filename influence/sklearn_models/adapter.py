@@ -203,6 +203,12 @@ class SklearnModel(LinearModel):
         return self._terms.weight_unit
 
     @property
+    def unfitted(self) -> Any:
+        """A new estimator of the same settings, what it chose by cross-validation (C, alpha,
+        l1_ratio) among them."""
+        return clone(self._terms.refitted or self.estimator)
+
+    @property
     def parameter_names(self) -> list[str]:
         """What each of θ belongs to, [p]: a feature, or the intercept (or Huber's scale), and which
         class or target where there are several. The last step of a pipeline knows its features
@@ -300,7 +306,7 @@ class SklearnModel(LinearModel):
 
         What the estimator chose by cross-validation (C, alpha, l1_ratio) is a setting.
         """
-        estimator, y = clone(self._terms.refitted or self.estimator), self.train.labels
+        estimator, y = self.unfitted, self.train.labels
         if self._classes is not None:
             index = np.searchsorted(self._terms.codes, y)
             y = self._classes[index]

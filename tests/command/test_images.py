@@ -12,8 +12,8 @@ import tensorflow as tf
 from influence import KerasModel
 from influence.command import images
 from influence.command.main import main
+from tests.command.running import refuse, run
 from tests.command.shapes import as_keras_reads, layers, save_network, write_images
-from tests.command.test_main import refuse, run
 
 # Nor are those of most people; the command says it in its own words.
 pytestmark = pytest.mark.filterwarnings("ignore:KerasModel is not at a minimum")
@@ -122,6 +122,20 @@ def test_a_network_that_knows_nothing_is_said(here, capsys):
     network.save(here / "new.keras")
     assert main(["mislabelled", "train", "--model", "new.keras"]) == 0
     assert "are its outputs in the order bottom, top, and its pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pixels", ["255", "1"])
+def test_pixels_on_another_scale_are_asked_about_before_what_comes_of_them(pixels, here, capsys):
+    network = keras.saving.load_model(here / "model.keras")
+    top = network.get_layer("top")
+    # As of inputs that are far too large.
+    top.set_weights([1e6 * weights for weights in top.get_weights()])
+    network.save(here / "sure.keras")
+    arguments = ["mislabelled", "train", "--model", "sure.keras", "--pixels", pixels]
+    sentence = refuse(capsys, *arguments)
+    instead = {"255": "give --pixels 1", "1": "leave --pixels out"}[pixels]
+    assert f"its pixels up to {pixels} (else {instead})? The loss" in sentence
+    assert "has no curvature" in sentence
 
 
 BAD_FOLDERS = {

@@ -12,8 +12,8 @@ from influence import KerasModel
 from influence.command.networks import NetworkScorer
 from influence.command.scoring import Rows
 from influence.command.subject import prepare
+from tests.command.running import refuse, run
 from tests.command.shapes import layers
-from tests.command.test_main import refuse, run
 
 # Nor are those of most people; the command says it in its own words.
 pytestmark = pytest.mark.filterwarnings("ignore:KerasModel is not at a minimum")
@@ -83,6 +83,15 @@ def test_labels_are_given_as_the_loss_takes_them(kind, tmp_path):
         np.testing.assert_allclose(scorer.of_label(test), own, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["sparse"], indirect=True)
+def test_columns_of_test_rows_are_in_the_order_of_the_training_rows(kind, tmp_path):
+    pd.read_csv("t.csv")[list("dybac")].to_csv("other.csv", index=False)
+    test = prepare(
+        tmp_path / "t.csv", tmp_path / "other.csv", target="y", model=tmp_path / "m.keras"
+    ).test
+    np.testing.assert_allclose(test.given, pd.read_csv("t.csv")[list("abcd")], rtol=1e-6)
+
+
 def test_images_in_a_npz_are_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     digits = load_digits()
@@ -118,6 +127,17 @@ def test_tables_that_the_network_does_not_take_are_refused(what, kind, capsys):
     pd.read_csv("t.csv").assign(**columns).to_csv("t.csv", index=False)
     sentence = refuse(capsys, "mislabelled", "t.csv", "--target", "y", "--model", "m.keras")
     assert re.search(words, sentence), sentence
+
+
+@pytest.mark.parametrize("kind", ["sparse"], indirect=True)
+def test_scores_that_are_all_the_same_agree_with_nothing(kind, tmp_path, monkeypatch):
+    subject = prepare(
+        tmp_path / "t.csv", tmp_path / "t.csv", target="y", model=tmp_path / "m.keras"
+    )
+    monkeypatch.setattr(subject.scorer, "influences", lambda rows: np.ones(ROWS))
+    with pytest.warns(UserWarning, match="all 3 predicted changes of the mean test loss are 1"):
+        found = subject.scorer.validate(subject.test, 3)
+    assert np.isnan([found.pearson_r, found.slope]).all()
 
 
 @pytest.mark.parametrize("kind", ["sparse"], indirect=True)
