@@ -15,6 +15,8 @@ from influence.studies.label_fixing import most_suspicious
 # What is planted in the trial, as in section 5.4 of the paper up to its size.
 _FLIPPED = 0.05
 _CHECKED = (0.05, 0.1, 0.2, 0.3)
+# What is said of a row beside what the table has.
+_OURS = ("row", "score", "predicted", "probability_of_label")
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,22 @@ class Suspects(Framed):
 
     def to_frame(self, count: int | None = None) -> pd.DataFrame:
         """A row for each training row (or the first ``count``), in that order: its number, its
-        score, its label and what the model predicts, and then what the table has."""
+        score, its label and what the model predicts, and then what the table has; columns of the
+        table that have one of these names are "NAME (table)"."""
         subject, order = self.subject, self.order[:count]
+        theirs = subject.train.shown.iloc[order].reset_index(drop=True)
+        target, *names = words.beside(_OURS, [subject.target, *theirs.columns])
         predicted = subject.scorer.predict(subject.train)
         columns = {
             "row": order,
             "score": self.scores[order],
-            subject.target: subject.train.y[order],
+            target: subject.train.y[order],
             "predicted": predicted[order],
         }
         probabilities = subject.scorer.of_label(subject.train)
         if probabilities is not None:
             columns["probability_of_label"] = probabilities[order]
-        ours = pd.DataFrame(columns)
-        theirs = subject.train.shown.iloc[order].reset_index(drop=True)
-        return pd.concat([ours, theirs], axis=1)
+        return pd.concat([pd.DataFrame(columns), theirs.set_axis(names, axis=1)], axis=1)
 
 
 def find_suspects(subject: Subject) -> Suspects:
@@ -108,7 +111,9 @@ def worth(suspects: Suspects) -> str:
 
 def _listing(suspects, top):
     frame, subject = suspects.to_frame(top), suspects.subject
-    header = [subject.unit, "score", subject.target, "predicted", "probability of its label"]
+    ours = ["score", "predicted", "probability of its label"]
+    [target] = words.beside([subject.unit, *ours, "file"], [subject.target])
+    header = [subject.unit, "score", target, *ours[1:]]
     if "probability_of_label" not in frame.columns:
         header.pop()
     shown = frame.iloc[:, : len(header)]
@@ -117,7 +122,8 @@ def _listing(suspects, top):
         for cells in shown.itertuples(index=False, name=None)
     ]
     if subject.unit == "image":
-        rows = [[*cells, file] for cells, file in zip(rows, frame["file"])]
+        files = subject.train.shown["file"].iloc[suspects.order[:top]]
+        rows = [[*cells, file] for cells, file in zip(rows, files)]
         return words.table([*header, "file"], rows, left=1)
     return words.table(header, rows)
 

@@ -48,15 +48,18 @@ class Explanation(Framed):
 
     def to_frame(self) -> pd.DataFrame:
         """The harmful and the helpful rows, the strongest first: score, label, prediction, and what
-        the table has."""
+        the table has; columns of the table that have one of these names are "NAME (table)"."""
         rows, subject = [*self.harmful, *self.helpful], self.subject
+        index = pd.Index(rows, name=f"training {subject.unit}")
+        theirs = subject.train.shown.iloc[rows].set_index(index)
+        ours = [index.name, "score", "predicted"]
+        target, *names = words.beside(ours, [subject.target, *theirs.columns])
         columns = {
             "score": self.scores[rows],
-            subject.target: subject.train.y[rows],
+            target: subject.train.y[rows],
             "predicted": self.predictions(rows),
         }
-        ours = pd.DataFrame(columns, pd.Index(rows, name=f"training {subject.unit}"))
-        return pd.concat([ours, subject.train.shown.iloc[rows].set_index(ours.index)], axis=1)
+        return pd.concat([pd.DataFrame(columns, index), theirs.set_axis(names, axis=1)], axis=1)
 
     @property
     def heading(self) -> str:
@@ -136,7 +139,9 @@ def about_test_row(explanation: Explanation) -> str:
 
 def in_words(explanation: Explanation) -> str:
     """What the terminal shows."""
-    target, unit = explanation.subject.target, explanation.subject.unit
+    unit = explanation.subject.unit
+    last = "file" if unit == "image" else "differs most in (test row)"
+    [target] = words.beside([unit, "predicted", "score", last], [explanation.subject.target])
     parts = [
         explanation.subject.sentence,
         question(explanation),
@@ -149,7 +154,6 @@ def in_words(explanation: Explanation) -> str:
     }
     for title, rows in kinds.items():
         if rows:
-            last = "file" if unit == "image" else "differs most in (test row)"
             header = [unit, target, "predicted", "score", last]
             lines = words.table(header, _cells(explanation, rows), left=1)
             parts.append(f"{title}\n{lines}")
@@ -163,7 +167,10 @@ def most_different(explanation: Explanation, row: int, apart: pd.Series) -> list
     train = explanation.subject.train.shown.iloc[row]
     test = _tested(explanation.subject).shown.iloc[explanation.row]
     names = apart[apart > 0].sort_values(ascending=False, kind="stable").index[:_DIFFERENCES]
-    return [f"{name} {words.value(train[name])} ({words.value(test[name])})" for name in names]
+    return [
+        f"{words.line(name)} {words.value(train[name])} ({words.value(test[name])})"
+        for name in names
+    ]
 
 
 def _cells(explanation, rows):

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from influence.command import words
 from influence.command.networks import NetworkScorer
+from influence.command.readers import listed
 from influence.command.subject import Subject
 from influence.data.frames import Framed
 from influence.objective.targets import Coefficient, Metric, Target
@@ -112,7 +113,7 @@ def _listing(overturned) -> str:
     subject, indices = overturned.subject, overturned.found.indices
     shown = indices[:_SHOWN]
     columns = subject.train.shown.columns[:4]
-    header = ["row", subject.target, *map(words.value, columns)]
+    header = ["row", *words.beside(["row"], map(words.value, [subject.target, *columns]))]
     rows = [
         [str(row), words.value(subject.train.y[row])]
         + [words.value(subject.train.shown[name].iloc[row]) for name in columns]
@@ -137,7 +138,7 @@ def _coefficient(subject, name) -> Coefficient:
     position: Any = name
     names = subject.scorer.model.parameter_names
     if name not in names:
-        raise ValueError(f"The model has no coefficient {name!r}: it has {', '.join(names)}.")
+        raise ValueError(f"The model has no coefficient {name!r}: it has {listed(names)}.")
     if name != "intercept" and not hasattr(subject.scorer.model.estimator, "feature_names_in_"):
         position = names.index(name)  # x0, x1, …, where the last step knows no names
     return Coefficient(position)

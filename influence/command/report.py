@@ -93,7 +93,7 @@ def report_of_suspects(suspects: Suspects, notes: list[str], command: str) -> st
         count=len(rows),
         all=len(suspects.order),
         images=gallery,
-        header=[name.replace("_", " ") for name in shown.columns],
+        header=list(shown.columns),
         lines=[[words.value(cell) for cell in line] for line in shown.itertuples(index=False)],
         pictures={"All scores, by rank": pictures.of_ranks(suspects.scores[suspects.order])},
         worth=doubting.worth(suspects) or "No labels were changed to find out.",
@@ -136,7 +136,8 @@ def _test_cells(explanation) -> list[tuple[str, str]]:
         (f"{subject.target}, predicted", words.value(explanation.predicted)),
     ]
     values = subject.test.shown.iloc[explanation.row]
-    return cells + [(name, words.value(values[name])) for name in subject.test.shown.columns]
+    names = words.beside([name for name, _ in cells], values.index)
+    return cells + list(zip(names, map(words.value, values)))
 
 
 def _compared(explanation, rows) -> dict[str, Any] | None:
@@ -152,16 +153,17 @@ def _compared(explanation, rows) -> dict[str, Any] | None:
     test = subject.test.shown.iloc[explanation.row]
     marked = apart.rank(axis=1, ascending=False, method="first") <= _MARKED
     names = apart.max().sort_values(ascending=False, kind="stable").index[:_COMPARED]
+    target, *shown = words.beside(["row", "predicted", "score"], [subject.target, *names])
     lines = [
-        (subject.target, [explanation.label, *subject.train.y[rows]]),
+        (target, [explanation.label, *subject.train.y[rows]]),
         ("predicted", [explanation.predicted, *explanation.predictions(rows)]),
     ]
     texts = [(name, [(words.value(value), False) for value in values]) for name, values in lines]
     texts.append(("score", [("", False), *((score, False) for score in scores)]))
-    for name in names:
+    for name, called in zip(names, shown):
         marks = marked[name].to_numpy() & (apart[name].to_numpy() > 0)
         cells = zip(map(words.value, train[name]), marks.tolist())
-        texts.append((name, [(words.value(test[name]), False), *cells]))
+        texts.append((called, [(words.value(test[name]), False), *cells]))
     return {"images": None, "rows": rows, "lines": texts}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,18 @@ def value(value: Any) -> str:
 def line(text: Any) -> str:
     """A text on one line."""
     return " ".join(str(text).split())
+
+
+def beside(ours: Iterable[str], theirs: Iterable[str]) -> list[str]:
+    """Names of a table's own columns to stand beside ``ours``: all of them different, such as
+    "score (table)"."""
+    taken, names = set(ours), []
+    for name in theirs:
+        while name in taken:
+            name += " (table)"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:

@@ -6,7 +6,7 @@ import html
 
 import pandas as pd
 
-# Rows that a notebook shows.
+# Rows, and columns, that a notebook shows.
 _SHOWN = 20
 
 
@@ -36,4 +36,5 @@ class Framed:
 
     def _repr_html_(self) -> str:
         heading = html.escape(self.heading).replace("\n", "<br>")
-        return f"<p>{heading}</p>{self.to_frame().to_html(max_rows=_SHOWN, float_format='%.4g')}"
+        shown = {"max_rows": _SHOWN, "max_cols": _SHOWN, "float_format": "%.4g"}
+        return f"<p>{heading}</p>{self.to_frame().to_html(**shown)}"

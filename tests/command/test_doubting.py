@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from influence.command.doubting import find_suspects
+from influence.command.explaining import explain
 from influence.command.subject import prepare
 from tests.command.conftest import TRAIN_ROWS
 from tests.command.running import run
@@ -87,3 +88,36 @@ def test_weights_of_classes_are_made_anew_for_other_labels(tmp_path):
     forms = np.sum(rows @ np.linalg.inv(hessian) * rows, axis=1)
     slopes = p - (changed == "yes")
     np.testing.assert_allclose(found, 0.01 * weights * slopes**2 * forms, rtol=1e-5)
+
+
+NAMES = ["row", "predicted", "probability_of_label", "file", "score", "training row"]
+
+
+def test_columns_with_our_names_stand_beside_ours(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x, y, _ = saved(tmp_path, None, len(NAMES))
+    table = pd.DataFrame(x, columns=NAMES).assign(score=y)
+    table.to_csv("t.csv", index=False)
+    arguments = ["t.csv", "--target", "score", "--csv", "s.csv", "--html", "s.html"]
+    printed = run(capsys, "mislabelled", *arguments)
+    suspects = pd.read_csv("s.csv")
+    assert suspects.columns.tolist() == [
+        *("row", "score", "score (table)", "predicted", "probability_of_label"),
+        *("row (table)", "predicted (table)", "probability_of_label (table)", "file"),
+        "training row",
+    ]
+    order = suspects["row"].to_numpy()
+    assert suspects["score"].is_monotonic_decreasing
+    assert suspects["score (table)"].tolist() == y[order].tolist()
+    np.testing.assert_allclose(suspects["predicted (table)"], table["predicted"][order])
+    header = re.findall(r'<th scope="col">(.*?)</th>', (tmp_path / "s.html").read_text())
+    assert header == suspects.columns.tolist()
+    assert re.search("row +score +score \\(table\\) +predicted +probability of", printed)
+    run(capsys, "explain", *arguments[:3], "--test", "t.csv", "--html", "e.html")
+    table = (tmp_path / "e.html").read_text().split("<tbody>")[1].split("</tbody>")[0]
+    lines = re.findall(r'<th scope="row">(.*?)</th>', table)
+    assert len(lines) == len(set(lines)) == 3 + len(NAMES) - 1
+    frame = explain(prepare(tmp_path / "t.csv", tmp_path / "t.csv", target="score")).to_frame()
+    names = frame.reset_index().columns
+    assert names.is_unique
+    assert {"training row (table)", "score (table)", "row"} <= set(names)
