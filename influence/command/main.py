@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -44,7 +45,10 @@ class Answer:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command, print its answer, and write the files that were asked for.
+    """Run the command, write the files that were asked for, and print its answer.
+
+    A file is whole or not there. Where one cannot be written, the others are, and the answer is
+    printed all the same, with the names of what was written.
 
     Args:
         arguments: those of the command line; None takes them from there.
@@ -57,12 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            _check_outputs(options)
             answer = options.answer(options, caught)
         for sentence in _sentences(caught):
             print(f"Note: {sentence}", file=sys.stderr)
-        for path, write in answer.files.items():
-            _write(path, write)
-        _print("\n".join([answer.words, "", *(f"Wrote {path}" for path in answer.files)]).rstrip())
+        errors = {path: _write(path, write) for path, write in answer.files.items()}
+        wrote = [f"Wrote {path}" for path, error in errors.items() if not error]
+        _print("\n".join([answer.words, "", *wrote]).rstrip())
+        if any(errors.values()):
+            raise ValueError(" ".join(filter(None, errors.values())))
     except (ValueError, OSError, SolverError, MemoryError) as error:
         print(f"influence: {_sentence(error)}", file=sys.stderr)
         return _BAD_INPUT
@@ -87,27 +94,27 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("explain", _explain, "the training rows that made a prediction")
     sub.add_argument("--test", type=Path, required=True, help="a table of test rows")
-    sub.add_argument("--row", type=int, help="which of them (default: the most wrong one)")
-    sub.add_argument("--top", type=int, default=5, help="rows of each kind (default 5)")
+    sub.add_argument("--row", type=_at_least(0), help="which of them (default: the most wrong one)")
+    sub.add_argument("--top", type=_at_least(1), default=5, help="rows of each kind (default 5)")
     sub.add_argument("--html", type=Path, metavar="OUT", help="write a report to look at")
 
     sub = command("mislabelled", _mislabelled, "the training rows whose labels deserve a look")
     sub.add_argument("--csv", type=Path, metavar="OUT", help="write all rows, in that order")
     sub.add_argument("--html", type=Path, metavar="OUT", help="write a page of the first 60")
-    sub.add_argument("--top", type=int, default=10, help="rows to print (default 10)")
+    sub.add_argument("--top", type=_at_least(1), default=10, help="rows to print (default 10)")
 
     sub = command("overturn", _overturn, "the fewest training rows that change a conclusion")
     about = sub.add_mutually_exclusive_group(required=True)
     about.add_argument("--coefficient", metavar="NAME", help="of the model, whose sign may change")
     about.add_argument("--metric", choices=overturning.METRICS, help="of the test rows")
     past = sub.add_mutually_exclusive_group()
-    past.add_argument("--below", type=float, help="the value to fall below")
-    past.add_argument("--above", type=float, help="the value to rise above")
+    past.add_argument("--below", type=_finite, help="the value to fall below")
+    past.add_argument("--above", type=_finite, help="the value to rise above")
     sub.add_argument("--test", type=Path, help="a table for --metric (default: TRAIN itself)")
 
     sub = command("check", _check, "whether the scores can be trusted, by fitting again")
     sub.add_argument("--test", type=Path, required=True, help="a table of test rows")
-    sub.add_argument("--points", type=int, default=20, help="refits (default 20)")
+    sub.add_argument("--points", type=_at_least(2), default=20, help="refits (default 20)")
     return parser
 
 
@@ -134,6 +141,40 @@ def _add_common(sub) -> None:
     sub.add_argument(
         "--trust", action="store_true", help="run what code the file of the model may have in it"
     )
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        return int(text)
+
+    return number
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
+    return float(text)
+
+
+def _check_outputs(options) -> None:
+    """Raise a ValueError, before anything is computed, for a file to write that is another one."""
+    names = {"TRAIN": "train", "--test": "test", "--model": "model"}
+    taken = {}
+    for option, name in (names | {"--csv": "csv", "--html": "html"}).items():
+        path = getattr(options, name, None)
+        if path is None:
+            continue
+        if option in names:
+            taken[os.path.realpath(path)] = option
+        elif path.is_dir():
+            raise ValueError(f"{option} {path} is a folder: give a file in it.")
+        elif taken.setdefault(os.path.realpath(path), option) != option:
+            other = taken[os.path.realpath(path)]
+            raise ValueError(f"{option} {path} is {other}, too: give it a name of its own.")
 
 
 def _prepare(options):
@@ -197,16 +238,21 @@ def _sentence(error) -> str:
     return lines[0] if lines else f"{type(error).__name__}."
 
 
-def _write(path, write) -> None:
+def _write(path, write) -> str:
+    """Why the file cannot be written; "" where it is."""
     try:
         write_atomically(path, write)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror or error}).") from None
+    except (OSError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or _sentence(error).rstrip(".")
+        return f"{path} cannot be written ({reason})."
+    return ""
 
 
 def _print(text) -> None:
+    # Such as of a terminal that knows ASCII alone.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
     except OSError:
         # So that Python does not try again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
