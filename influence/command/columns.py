@@ -152,6 +152,8 @@ def _are_numbers(column) -> bool:
         return True
     if _are_times(column) or pd.api.types.is_timedelta64_dtype(column):
         return False
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return False  # whatever they are called
     values = column.dropna().astype(str)
     return bool(pd.to_numeric(values, errors="coerce").notna().mean() > 0.5)
 

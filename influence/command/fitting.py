@@ -43,7 +43,7 @@ def fit_pipeline(
     encoder = columns.encoder()
     features = encoder.fit_transform(x, y)
     penalty, loss = _choose(features, y, kind)
-    last = _estimator(kind, penalty).fit(features, y)
+    last = _estimator(kind, penalty, features).fit(features, y)
     pipeline = Pipeline([("columns", encoder), ("model", last)])
     return pipeline, _sentence(pipeline, features, y, kind, columns, penalty, loss)
 
@@ -53,7 +53,7 @@ def _choose(features, y, kind):
     rows = _spread(y)
     features, y, losses = features.iloc[rows], y[rows], {}
     for penalty in _PENALTIES[kind]:
-        estimator = _estimator(kind, penalty).fit(features, y)
+        estimator = _estimator(kind, penalty, features).fit(features, y)
         try:
             left_out = from_sklearn(estimator, features, y).leave_one_out_losses()
         except SolverError:  # the others do not determine a point: too little penalty
@@ -78,10 +78,12 @@ def _spread(y):
     return np.sort(np.argsort(y, kind="stable")[places])
 
 
-def _estimator(kind, penalty) -> Any:
+def _estimator(kind, penalty, features) -> Any:
     if kind == "numbers":
         return Ridge(alpha=penalty, solver="cholesky")
-    return LogisticRegression(C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=1000)
+    # A step of Newton's takes time by the cube of the features.
+    solver = "newton-cholesky" if features.shape[1] <= len(features) else "lbfgs"
+    return LogisticRegression(C=penalty, solver=solver, tol=1e-8, max_iter=1000)
 
 
 def _sentence(pipeline, features, y, kind, columns, penalty, loss) -> str:

@@ -136,6 +136,13 @@ def test_categories_are_the_same_as_numbers_and_as_texts():
     assert with_gap["grade"].tolist() == ["1", "(empty)"]
 
 
+def test_what_is_saved_as_categories_is_no_number():
+    frame = pd.DataFrame({"grade": pd.Categorical([1, 2, None])})
+    columns = columns_of(frame, PATH)
+    assert columns.categories == ["grade"]
+    assert columns.tidy(frame, PATH)["grade"].tolist() == ["1", "2", "(empty)"]
+
+
 GAPS = [True, None, False]
 
 

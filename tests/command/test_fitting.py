@@ -54,6 +54,15 @@ def test_the_penalty_is_that_of_leave_one_out(kind):
     assert clone(pipeline).fit(x, y).predict(x).tolist() == pipeline.predict(x).tolist()
 
 
+def test_of_wide_tables_no_step_takes_the_cube_of_their_columns():
+    x, y = noisy(30, 40)
+    pipeline, _ = fit(x, np.where(y > 0, "up", "down"), "classes")
+    assert pipeline[-1].solver == "lbfgs"
+    newton = clone(pipeline[-1]).set_params(solver="newton-cholesky")
+    newton.fit(pipeline[0].transform(x), y > 0)
+    np.testing.assert_allclose(pipeline[-1].coef_, newton.coef_, atol=1e-5)
+
+
 def test_of_many_rows_some_of_every_label_choose(monkeypatch):
     monkeypatch.setattr(fitting, "_ROWS_TO_CHOOSE_BY", 10)
     y = np.repeat(["a", "b", "c"], [1, 96, 3])
