@@ -64,3 +64,8 @@ def test_texts_stay_texts():
 
     assert "<p>&lt;script&gt;</p>" in Odd(CURVE.sizes, {"<b>": CURVE.losses["a"]})._repr_html_()
     assert "<b>" not in Odd(CURVE.sizes, {"<b>": CURVE.losses["a"]})._repr_html_()
+
+
+def test_of_a_wide_table_a_notebook_shows_some_columns():
+    wide = RemovalCurve(CURVE.sizes, {f"score {i}": CURVE.losses["a"] for i in range(300)})
+    assert wide._repr_html_().count("<th>score") == 20
