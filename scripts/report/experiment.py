@@ -133,7 +133,10 @@ def use_style() -> None:
 def save_figure(figure: Figure, path: Path, provenance: Provenance) -> None:
     """Write a PNG; data that are not the paper's are named on it."""
     if provenance.data != "paper":
-        # Not to the canvas, which grows by these words when it is saved: they would overlap.
+        # Laid out while legends outside of the axes still have their room there, and then no more:
+        # they go to the figure, as the canvas grows by these words when it is saved.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         for legend in figure.legends:
             legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
         figure.text(

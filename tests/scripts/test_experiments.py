@@ -473,6 +473,17 @@ def test_the_warning_stands_above_a_legend_outside(tmp_path):
     assert words.max() < blue_line_or_letters.min()
 
 
+@pytest.mark.parametrize("place", ["upper", "lower"])
+def test_a_legend_outside_keeps_its_room(tmp_path, place):
+    figure, axis = plt.subplots(layout="constrained")
+    axis.plot([0, 1], label="line")
+    axis.set_xlabel("x")
+    figure.legend(loc=f"outside {place} center")
+    save_figure(figure, tmp_path / "figure.png", Provenance("stand-in", {}))
+    [legend] = figure.legends
+    assert not legend.get_window_extent().overlaps(axis.get_tightbbox())
+
+
 def test_a_failed_experiment_does_not_stop_the_others(tmp_path, monkeypatch):
     calls = []
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
