@@ -75,6 +75,20 @@ def test_imports_go_downstairs_only(path):
         assert STAIRCASE.index(name.split(".")[1]) <= floor, f"{path} imports {name}"
 
 
+def test_compiled_functions_are_not_rewritten_by_autograph():
+    for path in MODULES:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        made = [node for node in nodes if ast.unparse(node) == "tf.function"]
+        plain = [
+            node
+            for node in nodes
+            if isinstance(node, ast.Call)
+            and "tf.function" in map(ast.unparse, [node.func, *node.args[:1]])
+            and any(ast.unparse(keyword) == "autograph=False" for keyword in node.keywords)
+        ]
+        assert len(plain) == len(made), path
+
+
 def test_no_circle():
     names = {module_name(path): path for path in MODULES}
     # static_order() raises a CycleError that names the circle.

@@ -45,7 +45,7 @@ class SequentialHessian(AutodiffHessian):
         model, size = self._model, self.shape[0]
         matrix = np.zeros((size, size), self.dtype)
         inputs, labels = model.tensors
-        inputs = tf.function(model.convert)(inputs)
+        inputs = tf.function(model.convert, autograph=False)(inputs)
         first = 0
         with tqdm(total=size, desc="Hessian", disable=None if self.progress else True) as bar:
             for stage, (variables, function) in enumerate(model.stages):
@@ -85,11 +85,12 @@ class SequentialHessian(AutodiffHessian):
             return sum_over_batches(of_batch, (inputs, labels), _POINTS_AT_ONCE, like)
 
         @tf.function(
+            autograph=False,
             input_signature=[
                 tf.TensorSpec([None, *inputs.shape[1:]], self.dtype),
                 tf.TensorSpec([None], model.tensors[1].dtype),
                 tf.TensorSpec([None], tf.int32),
-            ]
+            ],
         )
         def columns(inputs, labels, chosen):
             vectors = tf.one_hot(chosen, here, dtype=self.dtype)
@@ -105,7 +106,7 @@ class SequentialHessian(AutodiffHessian):
         signature = [tf.TensorSpec([None, *inputs.shape[1:]], self.dtype)]
         like = tf.TensorSpec([None, *function(inputs[:1]).shape[1:]], self.dtype)
 
-        @tf.function(input_signature=signature)
+        @tf.function(autograph=False, input_signature=signature)
         def outputs(inputs):
             return map_over_batches(function, (inputs,), self._model.batch_size, like)
 

@@ -183,12 +183,13 @@ class Adam:
             return total / batch_size + model.regularization_slope()
 
         @tf.function(
+            autograph=False,
             input_signature=[
                 tf.TensorSpec([None, batch_size], tf.int32),
                 tf.TensorSpec([None], model.dtype),
                 state,
                 state,
-            ]
+            ],
         )
         def many_steps(batches, rates, first, second):
             def one_step(i, first, second):

@@ -92,7 +92,7 @@ class Comparison:
     def problem_in(self, mode: Mode, second: bool) -> str | None:
         """What is wrong with first or ``second`` derivatives in a mode, compiled."""
 
-        @tf.function
+        @tf.function(autograph=False)
         def compiled(sources, vector):
             total = functools.partial(self._total, sources)
             if second:

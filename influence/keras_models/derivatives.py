@@ -78,7 +78,7 @@ def check_input_gradient(model: Any, network: KerasNetwork) -> None:
     def losses(x, labels):
         return model.example_losses(model.input_logits(x), labels)
 
-    graph = tf.function(losses).get_concrete_function(*spec_of((x, labels))).graph
+    graph = tf.function(losses, autograph=False).get_concrete_function(*spec_of((x, labels))).graph
     if handmade(graph.inputs[: len(tf.nest.flatten(x))]):
         _checked_gradients(layers_of(network, x, after_inputs=True))
 
@@ -130,7 +130,11 @@ class _Trial:
             ValueError: they are not those of what is computed.
         """
         try:
-            graph = tf.function(self._losses).get_concrete_function(*spec_of(self._batch)).graph
+            graph = (
+                tf.function(self._losses, autograph=False)
+                .get_concrete_function(*spec_of(self._batch))
+                .graph
+            )
         except Exception as error:
             part, problem = self.culprit(_compilation_problem)
             raise ValueError(
@@ -268,7 +272,7 @@ def _checked_gradients(parts: Iterable[Part]) -> str | None:
 
 
 def _handmade(part):
-    function = tf.function(part.function).get_concrete_function(part.values)
+    function = tf.function(part.function, autograph=False).get_concrete_function(part.values)
     # Not from what else it has captured, which is frozen.
     return handmade(function.inputs[: len(part.values)])
 

@@ -159,7 +159,9 @@ class LayerCapture:
             return [self._differences(captured, point) for point in range(_TRIED)]
 
         [spec] = spec_of((x,))
-        compiled = tf.function(differences, input_signature=[spec]).get_concrete_function()
+        compiled = tf.function(
+            differences, autograph=False, input_signature=[spec]
+        ).get_concrete_function()
         # [tried, layers] each.
         errors, sizes = np.stack([each.numpy() for each in compiled(x)], axis=1)
         small = errors <= _TOLERANCE[self._model.dtype.name] * sizes

@@ -134,7 +134,9 @@ class LayerScans:
         if key not in self._compiled:
             if function == self._traced_directional_derivatives:
                 given = (tf.TensorSpec([model.num_parameters, None], model.dtype),)
-            self._compiled[key] = tf.function(function, input_signature=[spec, *given])
+            self._compiled[key] = tf.function(
+                function, autograph=False, input_signature=[spec, *given]
+            )
         # By the model's scans, which say in one sentence what TensorFlow raises; but with the θ of
         # the model that asked for these, which may be another one.
         return model._scans._explained(self._compiled[key], points, *others)

@@ -116,7 +116,7 @@ def with_numbers(
     def of_numbers(numbers, *rest):
         return function(kind.at(tf.unstack(numbers)), *rest)
 
-    return tf.function(of_numbers, input_signature=[numbers, *signature])
+    return tf.function(of_numbers, autograph=False, input_signature=[numbers, *signature])
 
 
 @functools.lru_cache(maxsize=64)
@@ -130,7 +130,7 @@ def _scans(kind, size, x_dtype, dtype, scale, batch_size) -> tuple[dict[str, Any
     state = tf.TensorSpec([None, c], dtype)
 
     def function(*signature):
-        return functools.partial(tf.function, input_signature=signature)
+        return functools.partial(tf.function, autograph=False, input_signature=signature)
 
     def of_loss(*signature):
         return lambda body: with_numbers(kind, body, numbers, signature)

@@ -89,7 +89,7 @@ def _layers(side, strides):
 
 
 # A hundred operations on small tensors, there and back, are one for XLA.
-@tf.function(jit_compile=True)
+@tf.function(autograph=False, jit_compile=True)
 def _laid_out(side, strides, variables):
     """The variables as the layers take them: a linear function."""
     *convolutions, dense = zip(variables[::2], variables[1::2])
@@ -243,7 +243,7 @@ def _sums(slopes):
 # What only moves numbers is one pass over the memory where XLA makes one operation of it.
 
 
-@tf.function(jit_compile=True)
+@tf.function(autograph=False, jit_compile=True)
 def _patches(images):
     """The patches of 4×4 pixels, two apart, square by square: [m, side, side, 16]."""
     side = images.shape[1] // 2
@@ -252,7 +252,7 @@ def _patches(images):
     return tf.concat([squares[:, i : side - 1 + i, j : side - 1 + j] for i, j in _SHIFTS], axis=3)
 
 
-@tf.function(jit_compile=True)
+@tf.function(autograph=False, jit_compile=True)
 def _sum_of_shifted(products, biases):
     """Σᵢⱼ Yᵢⱼ(r + i, c + j) + b of [m, side, side, (i, j, channel)]."""
     parts, side = tf.split(products, 4, axis=3), products.shape[1] - 1
@@ -260,7 +260,7 @@ def _sum_of_shifted(products, biases):
     return tf.add_n(parts) + biases
 
 
-@tf.function(jit_compile=True)
+@tf.function(autograph=False, jit_compile=True)
 def _shifted(padded):
     """δ(r − i, c − j) of δ with zeros around it, [m, side, side, (i, j, channel)]."""
     side = padded.shape[1] - 1

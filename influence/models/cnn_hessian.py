@@ -162,14 +162,14 @@ def _sums(slopes):
 # where the halves of a pair are cut out and joined again, and fast where they are rolled.
 
 
-@tf.function(jit_compile=True)
+@tf.function(autograph=False, jit_compile=True)
 def _tanh(sums):
     """[a, R a] = [tanh z, (1 − a²) R z] of [z, R z]."""
     a = tf.tanh(sums)
     return tf.where(_is_first(sums), a, _swapped(1 - a * a) * sums)
 
 
-@tf.function(jit_compile=True)
+@tf.function(autograph=False, jit_compile=True)
 def _tanh_slopes(sums, pair, slopes):
     """[R ∇L, ∇L] in [z, R z] from those in the pair [a, R a]."""
     first = _is_first(pair)
@@ -178,7 +178,7 @@ def _tanh_slopes(sums, pair, slopes):
     return (1 - a * a) * (slopes + r_tanh_slope * _swapped(slopes))
 
 
-@tf.function(jit_compile=True)
+@tf.function(autograph=False, jit_compile=True)
 def _r_tanh_slope(a, r_z, r_slope, slope):
     """R ∇L in z from R ∇L and ∇L in a."""
     return (1 - a * a) * (r_slope - 2 * a * r_z * slope)

@@ -108,7 +108,7 @@ class BinaryInceptionModel:
     def _forward(self):
         pixels = tf.TensorSpec([None, *self._shape], self.backbone.inputs[0].dtype)
         # A signature with an open first axis: one trace, whatever the number of images.
-        return tf.function(self._traced_features, input_signature=[pixels])
+        return tf.function(self._traced_features, autograph=False, input_signature=[pixels])
 
     def __getstate__(self) -> dict[str, Any]:
         # To another process: what is compiled is compiled anew there.

@@ -89,7 +89,7 @@ class Scans:
         if key not in self._compiled:
             block = tf.TensorSpec([self._model.num_parameters, None], self._model.dtype)
             signature = [spec, *[block] * blocks]
-            self._compiled[key] = tf.function(function, input_signature=signature)
+            self._compiled[key] = tf.function(function, autograph=False, input_signature=signature)
         return self._compiled[key]
 
     def losses_of(self, loss: Loss) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

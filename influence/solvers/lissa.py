@@ -272,6 +272,7 @@ def _compile_recursion(operator):
     dtype = tf.as_dtype(operator.dtype)
 
     @tf.function(
+        autograph=False,
         jit_compile=operator.jit_compile,
         input_signature=[
             tf.TensorSpec([operator.shape[0], None], dtype),

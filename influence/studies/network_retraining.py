@@ -224,7 +224,7 @@ class _Gradients:
         self._model = model._clone(model.train)
         arrays = self._model.tensors if slopes is None else (*self._model.tensors, slopes)
         # Compiled for this model: the arrays are captured, θ is in its variables.
-        self._compiled = tf.function(functools.partial(self._scan, arrays))
+        self._compiled = tf.function(functools.partial(self._scan, arrays), autograph=False)
 
     def __call__(self, theta: np.ndarray) -> np.ndarray:
         """With the regulariser's, [p]."""
@@ -270,4 +270,5 @@ def _slopes(model: GenericNeuralNet) -> tf.Tensor:
 
     x, labels = model.tensors
     like = tf.TensorSpec([None, *model.outputs(model.train.x[:1]).shape[1:]], model.dtype)
-    return tf.function(lambda: map_over_batches(of_batch, (x, labels), model.batch_size, like))()
+    scan = functools.partial(map_over_batches, of_batch, (x, labels), model.batch_size, like)
+    return tf.function(scan, autograph=False)()
