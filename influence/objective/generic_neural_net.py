@@ -31,8 +31,9 @@ from influence.objective.sharded import ShardedPoints, ShardedScans, ShardedTrai
 from influence.objective.targets import Target, influence_on
 from influence.objective.tiles import Tiles
 from influence.objective.validation import Validation, validate
+from influence.sharding.rows import Folder
 from influence.sharding.sharding import Sharding, check_executor, described
-from influence.sharding.shards import Folder, file_shards
+from influence.sharding.shards import file_shards
 from influence.sharding.worker import Recipe
 from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.exact import Exact

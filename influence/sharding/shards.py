@@ -1,19 +1,11 @@
-"""A shard is how its rows are loaded, so that a worker that is lost can be replaced by any other.
-
-Rows of files are read, not mapped into memory: a file that is cut off while it is read is then an
-error, where a page of a mapped one would kill the process.
-"""
+"""A shard is how its rows are loaded: a worker that is lost can be replaced by any other."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import cloudpickle
@@ -25,6 +17,7 @@ from influence.data.dataset import check_indices
 from influence.data.files import fingerprint
 from influence.data.streams import checksums
 from influence.data.types import File
+from influence.sharding.rows import npy_rows
 
 
 class Shard(Protocol):
@@ -42,87 +35,6 @@ class Shard(Protocol):
 
 
 @dataclass(frozen=True)
-class FileRows:
-    """Rows ``first`` to ``last`` of an array in a file, as the file was when this was made.
-
-    Args:
-        path: of the file.
-        dtype, shape: of a row.
-        offset: of row 0, in bytes.
-        stamp: the file's size and time.
-    """
-
-    path: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    first: int
-    last: int
-    stamp: tuple[int, int]
-
-    @classmethod
-    def of(cls, mapped: np.memmap) -> FileRows:
-        """All rows of a memory-mapped array."""
-        path = os.path.abspath(os.fspath(mapped.filename))  # type: ignore[arg-type]
-        shape = tuple(mapped.shape[1:])
-        rows = 0, len(mapped), _stamp(path)
-        return cls(path, mapped.dtype.str, shape, mapped.offset, *rows)
-
-    def rows(self, first: int, last: int) -> FileRows:
-        """Some of them."""
-        return replace(self, first=self.first + first, last=self.first + last)
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def check(self) -> None:
-        """Raise a ValueError unless the file is as it was."""
-        if _stamp(self.path) != self.stamp:
-            raise ValueError(
-                f"{self.path}, which holds training rows, has changed since the model was sharded: "
-                f"nothing is computed from changed rows. Shard the model again."
-            )
-
-    def load(self) -> np.ndarray:
-        """[rows, ...], read-only.
-
-        Raises:
-            ValueError: the file is gone, cut off, or has changed.
-        """
-        self.check()
-        dtype = np.dtype(self.dtype)
-        width = int(np.prod(self.shape, dtype=int))
-        where = self.offset + self.first * width * dtype.itemsize
-        array = np.fromfile(self.path, dtype, len(self) * width, offset=where)
-        self.check()  # while it was read
-        array = array.reshape(len(self), *self.shape)
-        array.flags.writeable = False
-        return array
-
-
-@dataclass(frozen=True)
-class SparseRows:
-    """Rows of a sparse matrix whose three arrays are in files."""
-
-    data: FileRows
-    indices: FileRows
-    pointers: FileRows
-    width: int
-
-    def load(self) -> scipy.sparse.csr_array:
-        """[rows, width], its data read-only."""
-        pointers = self.pointers.load()
-        pointers = pointers - pointers[0]
-        shape = len(pointers) - 1, self.width
-        return scipy.sparse.csr_array((self.data.load(), self.indices.load(), pointers), shape)
-
-    def check(self) -> None:
-        """Raise a ValueError unless the files are as they were."""
-        for file in (self.data, self.indices, self.pointers):
-            file.check()
-
-
-@dataclass(frozen=True)
 class FileShard:
     """Rows of files.
 
@@ -137,7 +49,7 @@ class FileShard:
         return fingerprint(repr(self.files))
 
     def __len__(self) -> int:
-        return _length(tf.nest.flatten(self.files)[0])
+        return len(tf.nest.flatten(self.files)[0])
 
     def check(self) -> None:
         for file in tf.nest.flatten(self.files):
@@ -238,7 +150,7 @@ def file_shards(files: Any, number: int) -> list[FileShard]:
     Args:
         files: ``FileRows`` and ``SparseRows`` of all rows, in a structure.
     """
-    [first, *others] = [_length(file) for file in tf.nest.flatten(files)]
+    [first, *others] = [len(file) for file in tf.nest.flatten(files)]
     if any(other != first for other in others):
         raise ValueError(f"The files have {[first, *others]} rows: give as many labels as points.")
     if not 1 <= number <= first:
@@ -246,7 +158,7 @@ def file_shards(files: Any, number: int) -> list[FileShard]:
     ends = np.linspace(0, first, number + 1).astype(int)
 
     def shard(a, b):
-        return FileShard(tf.nest.map_structure(lambda file: _part(file, a, b), files))
+        return FileShard(tf.nest.map_structure(lambda file: file.rows(a, b), files))
 
     return [shard(a, b) for a, b in zip(ends[:-1].tolist(), ends[1:].tolist())]
 
@@ -272,7 +184,7 @@ def npy_shards(x: File, labels: File, number: int) -> list[FileShard]:
         >>> len(shards), shards[2].load()[1].tolist()
         (3, [4, 5])
     """
-    return file_shards((_npy(x), _npy(labels)), number)
+    return file_shards((npy_rows(x), npy_rows(labels)), number)
 
 
 def parquet_shards(
@@ -316,81 +228,6 @@ class RowGroup:
         table = file.read_row_group(self.group, [*self.columns, self.label])
         x = np.column_stack([table[name].to_numpy() for name in self.columns])
         return x, table[self.label].to_numpy()
-
-
-class Folder:
-    """A temporary folder for the files of rows that are in memory; it goes when this goes."""
-
-    def __init__(self) -> None:
-        self._path, self._number = Path(tempfile.mkdtemp(prefix="shards")), 0
-        weakref.finalize(self, shutil.rmtree, self._path, ignore_errors=True)
-
-    def kept(self, array: Any) -> FileRows | SparseRows:
-        """The rows of an array; those of a memory-mapped one stay in their own file."""
-        if scipy.sparse.issparse(array):
-            array = scipy.sparse.csr_array(array)
-            data, indices = self._saved(array.data), self._saved(array.indices)
-            return SparseRows(data, indices, self._saved(array.indptr), array.shape[1])
-        return _mapped(array) or self._saved(array)
-
-    def _saved(self, array):
-        self._number += 1
-        path = self._path / f"rows{self._number}.npy"
-        np.save(path, array)
-        return _npy(path)
-
-
-def _npy(path):
-    try:
-        mapped = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no readable .npy file: {error}") from error
-    if mapped.ndim == 0 or not mapped.flags.c_contiguous:
-        raise ValueError(f"{path} must hold an array [n, ...] in C order.")
-    return FileRows.of(mapped)
-
-
-def _mapped(array):
-    """Where the rows of an array are in a memory-mapped file, one after the other; else None."""
-    whole = array
-    while whole is not None and not isinstance(whole, np.memmap):
-        whole = whole.base if isinstance(whole, np.ndarray) else None
-    while isinstance(whole, np.memmap) and isinstance(whole.base, np.memmap):
-        whole = whole.base  # of parts the offset is not known
-    if whole is None or whole.filename is None or not array.flags.c_contiguous:
-        return None
-    width = array.nbytes // max(1, len(array))
-    first, rest = divmod(array.ctypes.data - whole.ctypes.data, max(1, width))
-    if rest or array.dtype != whole.dtype or array.shape[1:] != whole.shape[1:]:
-        return None
-    return FileRows.of(whole).rows(first, first + len(array))
-
-
-def _stamp(path):
-    try:
-        status = os.stat(path)
-    except OSError:
-        raise ValueError(
-            f"{path}, which holds training rows, is gone: put it back, or shard the model again."
-        ) from None
-    return status.st_size, status.st_mtime_ns
-
-
-def _length(file):
-    return len(file.pointers) - 1 if isinstance(file, SparseRows) else len(file)
-
-
-def _part(file, first, last):
-    if isinstance(file, FileRows):
-        return file.rows(first, last)
-    pointers = file.pointers.rows(first, last + 1)
-    start, *_, end = pointers.load().tolist()
-    return replace(
-        file,
-        data=file.data.rows(start, end),
-        indices=file.indices.rows(start, end),
-        pointers=pointers,
-    )
 
 
 def local_rows(ends: np.ndarray, indices: Any) -> list[tuple[int, np.ndarray, np.ndarray]]:

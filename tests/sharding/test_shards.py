@@ -16,7 +16,8 @@ from sklearn.linear_model import LinearRegression, SGDClassifier
 
 from influence import AllCNNC, BinaryLogisticRegression, Dataset, KerasModel, Lissa, from_sklearn
 from influence.sharding import worker
-from influence.sharding.shards import FileRows, Folder, file_shards, npy_shards, parquet_shards
+from influence.sharding.rows import FileRows, Folder
+from influence.sharding.shards import file_shards, npy_shards, parquet_shards
 from tests.sharding.engines import BINARY, PROBLEM, Here, logistic, network, network_model
 
 N = len(BINARY)
