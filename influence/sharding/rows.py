@@ -128,9 +128,9 @@ class Folder:
 
     def _saved(self, array):
         self._number += 1
-        path = self._path / f"rows{self._number}.npy"
-        np.save(path, array)
-        return npy_rows(path)
+        path = str(self._path / f"rows{self._number}")
+        array.tofile(path)  # in C order, however it lies in memory
+        return FileRows(path, array.dtype.str, array.shape[1:], 0, 0, len(array), _stamp(path))
 
 
 def npy_rows(path: File) -> FileRows:
@@ -157,10 +157,14 @@ def _mapped(array):
         whole = whole.base  # of parts the offset is not known
     if whole is None or whole.filename is None or not array.flags.c_contiguous:
         return None
+    if whole.mode == "c":
+        return None  # what was changed is in memory alone
     width = array.nbytes // max(1, len(array))
     first, rest = divmod(array.ctypes.data - whole.ctypes.data, max(1, width))
     if rest or array.dtype != whole.dtype or array.shape[1:] != whole.shape[1:]:
         return None
+    # So that the file's time tells of what is written to it from now on.
+    whole.flush()
     return FileRows.of(whole).rows(first, first + len(array))
 
 
