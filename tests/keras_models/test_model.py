@@ -513,5 +513,5 @@ def test_the_streaming_benchmark_runs():
 
 def test_lissa_refuses_streams():
     model = KerasModel(softmax_keras(), stream().batch(4))
-    with pytest.raises(ValueError, match="Lissa draws single training points"):
+    with pytest.raises(ValueError, match="^Lissa draws single training points"):
         model.influence_on_loss(X, Y, solver=Lissa(20.0, 10, 2))

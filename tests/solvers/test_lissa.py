@@ -281,3 +281,9 @@ def test_a_residual_that_no_noise_explains_is_said(monkeypatch):
     operator.matrix = operator.matrix * 1.2  # the rows are not what the products are of
     with pytest.warns(SolverWarning, match="more than the spread between its 10 repeats explains"):
         assert not Lissa(40.0, 2000, 10, 4).solve(operator, np.ones(6)).converged
+
+
+def test_a_matrix_without_rows_says_so_in_one_sentence(problem):
+    operator = problem.softmax_model().hessian().materialize()
+    with pytest.raises(ValueError, match="^A matrix has no rows of data: [^\n]*$"):
+        Lissa(20.0, 10, 2).solve(operator, np.ones(15))
