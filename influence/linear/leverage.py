@@ -164,18 +164,22 @@ class LinearRemoval(Removal):
         model = self._model
         if not model.loss.falls_with_margins:
             return
-        _, classes, counts = np.unique(model.train.labels, return_inverse=True, return_counts=True)
+        # Of the points, which may be in shards; those of weight 0 make no class.
+        labels = model.points.labels.numpy()
+        counted = labels[:, -1] > 0 if labels.ndim == 2 else np.ones(len(labels), bool)
+        _, classes = np.unique(labels.reshape(len(labels), -1)[:, 0], return_inverse=True)
+        counts = np.bincount(classes[counted], minlength=classes.max() + 1)
         if len(counts) > 2 and not model.penalty.free(model.weights.shape[0]).any():
             return
         if sets.single:
-            gone = counts[classes[sets.members[:, 0]]] == 1
+            single = sets.members[:, 0]
+            gone = counted[single] & (counts[classes[single]] == 1)
         else:
-            gone = np.array(
-                [
-                    (np.bincount(classes[each], minlength=len(counts)) == counts).any()
-                    for each in sets.members
-                ]
-            )
+            of_sets = [
+                np.bincount(classes[each[counted[each]]], minlength=len(counts))
+                for each in sets.members
+            ]
+            gone = np.array([(each == counts)[counts > 0].any() for each in of_sets])
         if gone.any():
             raise SolverError(
                 f"Without {sets.name(int(np.argmax(gone)))} a class has no training points: the "

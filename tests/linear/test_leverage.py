@@ -218,6 +218,18 @@ def test_a_class_that_is_gone_is_refused():
         binary.parameter_changes([np.flatnonzero(BINARY)])
 
 
+def test_points_of_weight_0_make_no_class():
+    x = np.concatenate([PROBLEM.x, PROBLEM.x[:2] + 1])
+    rare, weights = np.append(PROBLEM.labels, [3, 3]), np.append(np.ones(121), 0.0)
+    fitted = Estimator(tol=1e-8, max_iter=1000).fit(x, rare, weights)
+    model = from_sklearn(fitted, x, rare, weights)
+    for sets in ([[120]], [[3, 4], [5, 120]]):
+        with pytest.raises(SolverError, match=f"Without set {len(sets) - 1} a class has no"):
+            model.parameter_changes(sets)
+    assert not model.parameter_changes([[121]]).any()
+    assert model.parameter_changes([[3, 4], [5, 121]]).any()
+
+
 @pytest.mark.parametrize(("weight_decay", "scale"), [(0.01, 1.0), (0.3, 0.5)])
 def test_large_sets_of_a_wide_model_take_a_whole_newton_step(weight_decay, scale, monkeypatch):
     # 21 features and 100 classes: p is above what is factored, and half of the points are no
