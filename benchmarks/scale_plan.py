@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.scale_out import processes
 from influence.linear.functions import LinearLoss
-from influence.linear.sharded import LinearPart, LinearRecipe
+from influence.linear.sharded import LinearPart, LinearRecipe, row_of
 from influence.models.logistic_regression import Logistic
 from influence.sharding.sharding import Sharding
 from influence.sharding.shards import npy_shards
@@ -73,7 +73,7 @@ def scans() -> dict[str, float]:
     x.flags.writeable = False
     labels = (random.random(ROWS) < 0.5).astype(int)
     single, double = (
-        LinearRecipe(loss(), dtype, 2000, 0.0, 1.0).part((x, labels))
+        LinearRecipe(loss(), dtype, 2000, 0.0, 1.0, row_of(x, labels)).part((x, labels))
         for dtype in ("float32", "float64")
     )
     block = random.standard_normal((FEATURES, COLUMNS)).astype(np.float32)
@@ -124,7 +124,9 @@ def simulated(workers: int, shards: int, work: float, size: int, repeats: int) -
         np.save(f"{folder}/x.npy", np.zeros((shards, 1)))
         np.save(f"{folder}/y.npy", np.arange(shards) % 2)
         pieces = npy_shards(f"{folder}/x.npy", f"{folder}/y.npy", shards)
-        recipe = LinearRecipe(loss(), "float64", 10, 0.0, 1.0)
+        recipe = LinearRecipe(
+            loss(), "float64", 10, 0.0, 1.0, row_of(np.zeros((1, 1)), np.zeros(1))
+        )
         sharding = Sharding(executor, pieces, recipe, [1] * shards)
         given, taken = np.ones(size), []
         # Once before, so that every worker is there and has its rows.

@@ -489,9 +489,9 @@ class KerasModel(GenericNeuralNet):
     def _make_sharded_scans(self, sharding):
         return ShardedKerasScans(self._scans, self, sharding)
 
-    def _recipe(self):
+    def _recipe(self, own):
         settings = {**self._settings, "batch_size": self.batch_size}
-        class_weight = self._class_weight if isinstance(self.train, Stream) else None
+        class_weight = None if own else self._class_weight
         self._load()
         return KerasRecipe(self, settings, class_weight, self._probe())
 

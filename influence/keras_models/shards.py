@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,7 +15,7 @@ from influence.data.types import Inputs, PointTensors
 from influence.keras_models.checks import check_made_again
 from influence.keras_models.data import training_points
 from influence.keras_models.network import KerasNetwork
-from influence.objective.sharded import ShardedRows, ShardedScans
+from influence.objective.sharded import ShardedRows, ShardedScans, check_like
 from influence.sharding.sharding import summed
 
 
@@ -34,6 +35,7 @@ class KerasRecipe:
     ) -> None:
         self._kind, self._settings, self._probe = type(model), settings, probe
         self._class_weight, self._scale = class_weight, model.train.scale
+        self._row = _row(model.train)
         self._network: KerasNetwork = model._network
         # Which does not come with it.
         self._compiled = self._network.model.loss, _loss_weights(self._network.model)
@@ -42,6 +44,7 @@ class KerasRecipe:
     def part(self, rows: Any) -> Any:
         """The model of ``rows``, which are as ``KerasModel`` takes its training points."""
         train = training_points(rows, None, self._class_weight)
+        check_like(_row(train), self._row)
         train.scale = self._scale
         if self._first is None:
             # The others share its network and its compiled functions.
@@ -70,6 +73,19 @@ class KerasRecipe:
         x, outputs = self._probe
         check_made_again(self._network, made.predict(x), outputs)
         return made
+
+
+def _row(train: Any) -> str:
+    """What a row looks like."""
+
+    def of_leaf(leaf):
+        return f"{'' if leaf.dtype.is_floating else 'whole '}numbers {list(leaf.shape[1:])}"
+
+    x, labels = keras.tree.map_structure(of_leaf, train.spec)
+    weights = "no weights"
+    if train.weights_shape is not None:
+        weights = f"weights {list(train.weights_shape)}"
+    return f"x {x}, labels {labels} and {weights}"
 
 
 def _nothing(variables):

@@ -420,7 +420,7 @@ class LinearModel(GenericNeuralNet):
     def _make_sharded_scans(self, sharding):
         return ShardedLinearScans(self.scans, self, sharding)
 
-    def _recipe(self):
+    def _recipe(self, own):
         return recipe_of(self)
 
     def _rows(self):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
@@ -24,7 +25,7 @@ from influence.linear.penalty import Penalty, Ridge
 from influence.linear.points import LinearPoints
 from influence.linear.scans import LinearScans
 from influence.linear.terms import point_terms
-from influence.objective.sharded import ShardedScans
+from influence.objective.sharded import ShardedScans, check_like
 from influence.sharding.sharding import Sharding
 from influence.solvers.preconditioners import InverseMatrix
 
@@ -36,6 +37,7 @@ class LinearRecipe:
     Args:
         loss, dtype, batch_size, bias: of the whole model.
         scale: of its data set.
+        row: what a row looks like, in words.
     """
 
     loss: LinearLoss
@@ -43,11 +45,15 @@ class LinearRecipe:
     batch_size: int
     bias: float
     scale: float
+    row: str
 
     def part(self, rows: Any) -> LinearPart:
         """The model of ``rows``, (x, labels)."""
-        x, labels = rows
-        return LinearPart(Dataset(x, labels, self.scale), self)
+        if not isinstance(rows, tuple) or len(rows) != 2:
+            raise ValueError("A linear model takes (x, labels), without weights, and no stream.")
+        train = Dataset(*rows, self.scale)
+        check_like(row_of(train.x, train.labels), self.row)
+        return LinearPart(train, self)
 
     def label_values(self, part: LinearPart) -> np.ndarray:
         """The labels that occur."""
@@ -115,7 +121,8 @@ class ShardedLinearScans(ShardedScans):
     def __init__(self, scans: Any, model: Model, sharding: Sharding) -> None:
         super().__init__(scans, model, sharding)
         # The same rows, for what is computed in float64 whatever the model's dtype.
-        self._exact = sharding.with_recipe(replace(recipe_of(self._model), dtype="float64"))
+        recipe: Any = sharding.recipe
+        self._exact = sharding.with_recipe(replace(recipe, dtype="float64"))
 
     @functools.cached_property
     def matrix(self) -> tuple[Rows, tf.Tensor]:
@@ -188,9 +195,14 @@ class _Regularizer:
 
 def recipe_of(model: Any) -> LinearRecipe:
     """The recipe of the parts of a ``LinearModel``."""
-    return LinearRecipe(
-        model.loss, model.dtype.name, model.batch_size, model.bias, model.train.scale
-    )
+    settings = model.loss, model.dtype.name, model.batch_size, model.bias, model.train.scale
+    return LinearRecipe(*settings, row_of(model.train.x, model.points.labels))
+
+
+def row_of(x: Any, labels: Any) -> str:
+    """What a row looks like, in words; numbers of any type will do."""
+    kind = "sparse" if scipy.sparse.issparse(x) else "dense"
+    return f"{kind} x {list(x.shape[1:])} and labels {list(labels.shape[1:])}"
 
 
 # What the workers do.

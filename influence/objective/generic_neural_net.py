@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import numbers
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal, Self, overload
@@ -222,13 +223,14 @@ class GenericNeuralNet(abc.ABC):
                 array stay in their file, others are written to a temporary folder (``TMPDIR``),
                 which all workers must see. Or the shards of rows that nobody has in memory, then
                 those of the model only say what a row looks like: ``npy_shards``,
-                ``parquet_shards``, or functions () -> (x, labels) (or whatever ``train`` may be),
-                each of which loads one.
+                ``parquet_shards``, or functions () -> (x, labels), each of which loads one: arrays,
+                for a ``KerasModel`` with sample weights as a third, or a ``tf.data.Dataset``.
 
         Raises:
-            ValueError: no executor, or one that forks; rows that cannot be cut, or loaded; a model
-                that is neither linear nor a ``KerasModel``. And of every later call, when a file of
-                rows is gone or has changed.
+            ValueError: no executor, or one that forks; rows that cannot be cut, or loaded, or are
+                not like those of the model; a model that is neither linear nor a ``KerasModel``.
+                And of every later call, when a file of rows is gone or has changed.
+            RuntimeError: of every later call, when the executor is closed or broken.
 
         Examples:
             >>> from concurrent.futures import ThreadPoolExecutor
@@ -243,17 +245,14 @@ class GenericNeuralNet(abc.ABC):
         check_executor(executor)
         if self.sharding is not None:
             raise ValueError("The model is sharded already: shard the one it was made from.")
-        recipe = self._recipe()
-        if isinstance(shards, int):
-            folder = Folder()
+        if isinstance(shards, numbers.Real):
+            folder, recipe = Folder(), self._recipe(own=True)
             files = tf.nest.map_structure(folder.kept, self._rows())
             pieces = file_shards(files, shards)
             sharding = Sharding(executor, pieces, recipe, [len(each) for each in pieces], folder)
             train = self.train
         else:
-            sharding, labels = described(executor, shards, recipe)
-            if len(labels):
-                self._check_labels(labels, "train.labels")
+            sharding = described(executor, shards, self._recipe(own=False), self._check_labels)
             train = ShardedTrain(self.train, len(sharding))
         model = self._clone(self.train)._with_shards(sharding, train, self.train)
         model.parameters = self.parameters
@@ -916,8 +915,12 @@ class GenericNeuralNet(abc.ABC):
         self.scans = self._make_sharded_scans(sharding)
         return self
 
-    def _recipe(self) -> Recipe:
-        """How models of a shard's rows are made."""
+    def _recipe(self, own: bool) -> Recipe:
+        """How models of a shard's rows are made, of the model's ``own`` or of others.
+
+        Raises:
+            ValueError: there are no such models.
+        """
         raise ValueError(
             f"{type(self).__name__} cannot be sharded: linear models, those of from_sklearn and "
             f"KerasModel can."

@@ -42,6 +42,12 @@ class ShardedTrain:
         raise AttributeError(name)
 
 
+def check_like(row: str, own: str) -> None:
+    """Raise a ValueError unless a shard's ``row`` looks like the model's ``own``."""
+    if row != own:
+        raise ValueError(f"Its rows are {row}, and those of the model are {own}: give it such.")
+
+
 class _Elsewhere:
     """The shape and the dtype of an array that is not here."""
 

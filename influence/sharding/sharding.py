@@ -5,13 +5,20 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+)
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from influence.data.files import fingerprint
 from influence.data.packing import Packed
 from influence.sharding.shards import LoadedShard, Shard, Without, local_rows
 from influence.sharding.worker import Missing, Recipe, look, run
@@ -29,7 +36,7 @@ class Sharding:
     Args:
         executor: of processes that are spawned, or of this one.
         shards: of the training rows, in their order.
-        recipe: of the models.
+        recipe: of the models, also an attribute.
         sizes: the shards' numbers of rows.
         resources: what has to live as long as the shards do.
     """
@@ -45,15 +52,28 @@ class Sharding:
         self._executor, self.shards = executor, list(shards)
         self.ends = np.cumsum(sizes)
         self._resources = resources
-        self._recipe = Packed.of(recipe)
+        self.recipe, self._packed = recipe, Packed.of(recipe)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    def __copy__(self) -> Sharding:
+        other = object.__new__(Sharding)
+        vars(other).update(vars(self))
+        return other
+
+    def __reduce__(self) -> str:
+        raise TypeError("a model with its rows in shards stays beside its executor")
+
+    @property
+    def key(self) -> str:
+        """Of the content of all rows."""
+        return fingerprint(*[shard.key for shard in self.shards])
+
     def with_recipe(self, recipe: Recipe) -> Sharding:
         """The same rows, for models of another kind."""
         other = copy.copy(self)
-        other._recipe = Packed.of(recipe)
+        other.recipe, other._packed = recipe, Packed.of(recipe)
         return other
 
     def without(self, indices: Any) -> Sharding:
@@ -100,7 +120,7 @@ class Sharding:
         waiting: deque[tuple[Future[Any], Any]] = deque()
         try:
             for task in tasks:
-                waiting.append((self._submit(task, self._recipe.key, None), task))
+                waiting.append((self._submit(task, self._packed.key, None), task))
                 if len(waiting) > max(_AHEAD, len(self.shards)):
                     yield self._result(*waiting.popleft())
             while waiting:
@@ -113,7 +133,7 @@ class Sharding:
         result = _finished(future)
         if isinstance(result, Missing):
             # A recipe can be a whole network, so it goes only to workers that do not have it.
-            result = _finished(self._submit(task, self._recipe.key, self._recipe))
+            result = _finished(self._submit(task, self._packed.key, self._packed))
         return result
 
     def _submit(self, task, *recipe):
@@ -122,6 +142,11 @@ class Sharding:
             return self._executor.submit(function, shard, recipe, *others)
         except BrokenExecutor as error:
             raise _broken(error) from error
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"The executor takes no work ({error}): shard the model again, with one that is "
+                f"open for as long as the model is asked."
+            ) from error
 
 
 def summed(results: Iterable[Any]) -> Any:
@@ -134,31 +159,60 @@ def summed(results: Iterable[Any]) -> Any:
 
 
 def described(
-    executor: Executor, loaders: Sequence[Any], recipe: Recipe, resources: Any = None
-) -> tuple[Sharding, np.ndarray]:
-    """The sharding of rows that nobody has seen, and the values of their labels: by a pass.
+    executor: Executor,
+    loaders: Any,
+    recipe: Recipe,
+    check_labels: Callable[[np.ndarray, str], None],
+) -> Sharding:
+    """The sharding of rows that nobody has seen, by a pass.
 
     Args:
-        loaders: each a ``Shard``, or a function that gives a shard's rows; see ``LoadedShard``.
+        loaders: a list, each a ``Shard``, or a function that gives the rows of a ``LoadedShard``.
+        check_labels: (labels, name) -> None, raises a ValueError for labels that are none.
+
+    Raises:
+        ValueError: what is no shard; or names the first whose rows cannot be loaded, or are none.
     """
-    shards = [
-        LoadedShard.of(loader, number) if callable(loader) else loader
-        for number, loader in enumerate(loaders)
-    ]
-    sharding = Sharding(executor, shards, recipe, [0] * len(shards), resources)
-    sizes, values = [], []
-    for number, (size, labels, content) in enumerate(sharding.looks()):
-        sizes.append(size)
-        values.append(labels)
-        if isinstance(shards[number], LoadedShard):
-            sharding.shards[number] = replace(shards[number], content=content)
+    if not isinstance(loaders, (list, tuple)) or not loaders:
+        raise ValueError(
+            f"shards must be how many, or a list of functions that load one each (npy_shards and "
+            f"parquet_shards give one), not {loaders!r:.60}."
+        )
+    shards = [_shard(loader, number) for number, loader in enumerate(loaders)]
+    sharding = Sharding(executor, shards, recipe, [0] * len(shards))
+    sizes: list[int] = []
+    try:
+        for size, labels, content in sharding.looks():
+            if len(labels):
+                check_labels(labels, "its different labels")
+            shard = shards[len(sizes)]
+            if isinstance(shard, LoadedShard):
+                sharding.shards[len(sizes)] = replace(shard, content=content)
+            sizes.append(size)
+    except ValueError as error:
+        name = f"Shard {len(sizes)}"
+        said = str(error)
+        raise ValueError(said if said.startswith(name) else f"{name}: {said}") from error
     sharding.ends = np.cumsum(sizes)
-    return sharding, np.unique(np.concatenate(values))
+    return sharding
+
+
+def _shard(loader: Any, number: int) -> Shard:
+    if callable(loader):
+        return LoadedShard.of(loader, number)
+    if not hasattr(loader, "load"):
+        raise ValueError(
+            f"Shard {number} is a {type(loader).__name__}: give a function that loads its rows, "
+            f"() -> (x, labels)."
+        )
+    return loader
 
 
 def check_executor(executor: Any) -> None:
     """Raise a ValueError for what is no executor, or one whose processes are forked."""
-    if not hasattr(executor, "submit"):
+    # A Client of Dask has submit, too, which is another one.
+    other = isinstance(executor, type) or hasattr(executor, "get_executor")
+    if other or not hasattr(executor, "submit"):
         raise ValueError(
             f"executor must be a concurrent.futures.Executor, not {type(executor).__name__}: of a "
             f"Dask Client it is client.get_executor()."
@@ -176,6 +230,11 @@ def _finished(future):
         return future.result()
     except BrokenExecutor as error:
         raise _broken(error) from error
+    except CancelledError as error:
+        raise RuntimeError(
+            "A task of the executor was cancelled: nothing is computed without its rows. Shard the "
+            "model again, with an executor that is open for as long as the model is asked."
+        ) from error
 
 
 def _broken(error):

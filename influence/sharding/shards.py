@@ -75,8 +75,18 @@ class LoadedShard:
 
     @classmethod
     def of(cls, function: Callable[[], Any], number: int) -> LoadedShard:
-        """The shard that ``function`` gives."""
-        return cls(cloudpickle.dumps(function), number)
+        """The shard that ``function`` gives.
+
+        Raises:
+            ValueError: it does not pickle.
+        """
+        try:
+            return cls(cloudpickle.dumps(function), number)
+        except Exception as error:  # whatever an object's own pickling raises
+            raise ValueError(
+                f"The function of shard {number} cannot be sent to workers ({error}): let it open "
+                f"itself what it reads."
+            ) from error
 
     @property
     def key(self) -> str:
@@ -87,7 +97,7 @@ class LoadedShard:
 
     def load(self) -> Any:
         try:
-            rows = pickle.loads(self.function)()
+            rows = _arrays(pickle.loads(self.function)())
         except Exception as error:
             raise ValueError(f"Shard {self.number} cannot be loaded: {error}") from error
         if self.content is not None and content(rows) != self.content:
@@ -133,6 +143,32 @@ class Without:
         return tf.nest.map_structure(left, rows)
 
 
+def _arrays(rows):
+    """What a function gives, as arrays that nobody changes later."""
+    if isinstance(rows, tf.data.Dataset):
+        return rows
+    if not isinstance(rows, (tuple, list)) or len(rows) not in (2, 3):
+        raise ValueError(
+            f"its function must give arrays (x, labels), or a tf.data.Dataset, not {type(rows)}"
+        )
+
+    def frozen(leaf):
+        if scipy.sparse.issparse(leaf):
+            return leaf
+        array = np.asarray(leaf)
+        if array.flags.writeable:
+            array = array.copy()
+            array.flags.writeable = False
+        return array
+
+    def of_part(part):
+        # A list is a structure of arrays, but for one of numbers.
+        nested = any(np.ndim(leaf) for leaf in tf.nest.flatten(part))
+        return tf.nest.map_structure(frozen, part if nested else np.asarray(part))
+
+    return tuple(of_part(part) for part in rows)
+
+
 def content(rows: Any) -> str:
     """The fingerprint of arrays in any structure, or of a ``tf.data.Dataset`` by a pass."""
     if isinstance(rows, tf.data.Dataset):
@@ -144,7 +180,7 @@ def content(rows: Any) -> str:
     )
 
 
-def file_shards(files: Any, number: int) -> list[FileShard]:
+def file_shards(files: Any, number: Any) -> list[FileShard]:
     """Files cut into ``number`` shards of consecutive rows.
 
     Args:
@@ -153,7 +189,8 @@ def file_shards(files: Any, number: int) -> list[FileShard]:
     [first, *others] = [len(file) for file in tf.nest.flatten(files)]
     if any(other != first for other in others):
         raise ValueError(f"The files have {[first, *others]} rows: give as many labels as points.")
-    if not 1 <= number <= first:
+    whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not whole or not 1 <= number <= first:
         raise ValueError(f"shards must be between 1 and the {first} rows, not {number!r}.")
     ends = np.linspace(0, first, number + 1).astype(int)
 

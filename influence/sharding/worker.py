@@ -6,7 +6,7 @@ import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +27,11 @@ class Recipe(Protocol):
     """How a model is made of the rows of a shard. It travels; models do not."""
 
     def part(self, rows: Any) -> Any:
-        """The model of these rows, without its regulariser, which the caller adds."""
+        """The model of these rows, without its regulariser, which the caller adds.
+
+        Raises:
+            ValueError: they are not like those of the whole model.
+        """
 
     def label_values(self, part: Any) -> np.ndarray:
         """The labels that occur in it, for the caller to look at; none where ``part`` has."""
@@ -92,10 +96,16 @@ def look(
         shard.check()
         if not _knows(*recipe):
             return Missing()
+        seen = None
+        if isinstance(shard, LoadedShard):
+            # What is kept of the same function may be what it gave before.
+            _make_room()
+            rows = shard.load()
+            seen = content(rows)
+            shard = replace(shard, content=seen)
+            _shards.setdefault(shard.key, _Loaded(rows))
         part = _part(shard, recipe[0])
-        values = _recipes[recipe[0]].label_values(part)
-        loaded = isinstance(shard, LoadedShard)
-        return len(part.train), values, content(_loaded(shard).rows) if loaded else None
+        return len(part.train), _recipes[recipe[0]].label_values(part), seen
 
 
 def _knows(key, packed):
@@ -119,17 +129,21 @@ def _part(shard, key):
 def _loaded(shard):
     key = shard.key
     if key not in _shards:
-        # What was used longest ago goes before more is read, as much as the largest has.
-        sizes = [loaded.bytes for loaded in _shards.values()]
-        while sizes and sum(sizes) + max(sizes) > KEPT_BYTES:
-            _shards.popitem(last=False)
-            _gone.append(sizes.pop(0))
-        if sum(_gone) > KEPT_BYTES // 2:
-            gc.collect()  # models may stand in circles
-            _gone.clear()
+        _make_room()
         _shards[key] = _Loaded(shard.load())
     _use(_shards, key)
     return _shards[key]
+
+
+def _make_room():
+    """What was used longest ago goes before more is read, as much as the largest has."""
+    sizes = [loaded.bytes for loaded in _shards.values()]
+    while sizes and sum(sizes) + max(sizes) > KEPT_BYTES:
+        _shards.popitem(last=False)
+        _gone.append(sizes.pop(0))
+    if sum(_gone) > KEPT_BYTES // 2:
+        gc.collect()  # models may stand in circles
+        _gone.clear()
 
 
 def _use(kept, key, full=False):

@@ -382,6 +382,15 @@ class SklearnModel(LinearModel):
         # Of what is divided by Σ w_i a point takes w_i with it.
         return self.points.weights_of(points) if self._terms.relative_weights else 1.0
 
+    def _recipe(self, own):
+        if not own:
+            raise ValueError(
+                "The weights, labels and penalty of an estimator are those of the points that it "
+                "was fitted on: give shards= how many to cut them into. X may be a memory-mapped "
+                "array."
+            )
+        return super()._recipe(own)
+
     def _make_points(self):
         return SklearnPoints(self)
 

@@ -278,7 +278,10 @@ def broken():
     ("shards", "said"),
     [
         ([broken], "Shard 0 cannot be loaded: no such disk"),
-        ([lambda: (PROBLEM.x, BINARY + 1)], "train.labels must be the classes 0..1"),
+        (
+            [lambda: (PROBLEM.x, BINARY + 1)],
+            "Shard 0: its different labels must be the classes 0..1",
+        ),
         ([lambda: (np.full((3, 5), np.nan), [0, 1, 0])], "must be finite"),
         (0, "shards must be between 1 and the 90 rows"),
         (91, "shards must be between 1 and the 90 rows"),
@@ -304,7 +307,9 @@ def test_what_cannot_be_sharded():
         AllCNNC(images, 0.1).sharded(Here(), 2)
     with pytest.raises(ValueError, match="give shards= a list of functions"):
         KerasModel(network(), pipeline(0, 9)).sharded(Here(), 2)
-    with pytest.raises(ValueError, match="these are in shards"):
+    with pytest.raises(
+        ValueError, match="^Lissa draws single training points, and these are in shards"
+    ):
         logistic().sharded(Here(), 2).inverse_hvp(np.ones(5), Lissa())
     with pytest.raises(ValueError, match="train.labels is in shards"):
         np.asarray(few().sharded(Here(), [functools.partial(rows, 0, N)]).train.labels)
