@@ -20,6 +20,7 @@ from influence.data.types import File
 from influence.data.vectors import flatten, split
 from influence.keras_models.data import Stream
 from influence.keras_models.layer_scans import LayerScans
+from influence.objective.sharded import ShardedTrain
 
 # Of rounding, in which the regulariser's Hessian may differ from a diagonal one.
 _ROUNDING = {"float32": 1e-4, "float64": 1e-9}
@@ -146,8 +147,11 @@ def _content(model, scans, seed):
     """SHA-256 of all variables, data and settings."""
     train = model.train
     model._load()
+    data: list[Any]
     if isinstance(train, Stream):
         data = [np.array([train.checksum, len(train)])]
+    elif isinstance(train, ShardedTrain):
+        data = [model.sharding.key, np.array(train.scale), repr(model._class_weight)]
     else:
         data = [*keras.tree.flatten((train.x, train.labels)), np.array(train.scale)]
         data += [] if train.weights is None else [train.weights]

@@ -161,11 +161,11 @@ class ShardedLayerScans:
 
     def __init__(self, scans: Any, model: Any) -> None:
         self._own, self._model = scans, model
-        self.layers, self.rest = scans.layers, scans.rest
 
-    def fits(self, operator: Any) -> bool:
-        """Whether an operator is an EK-FAC of these layers."""
-        return self._own.fits(operator)
+    def __getattr__(self, name: str) -> Any:
+        if name == "_own":  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._own, name)
 
     def factors(self, points: PointTensors, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """As ``LayerScans``, and so are the others; sums in float64."""
@@ -177,9 +177,13 @@ class ShardedLayerScans:
         return self._total(_squares, seed, bases)
 
     def quadratic(self, points: Any, operator: EKFAC) -> np.ndarray:
+        if not isinstance(points, ShardedRows):
+            return self._own.quadratic(points, operator)
         return points.joined(self._model.parameters, _quadratic, operator)
 
     def directional_derivatives(self, points: Any, block: tf.Tensor) -> np.ndarray:
+        if not isinstance(points, ShardedRows):
+            return self._own.directional_derivatives(points, block)
         return points.joined(self._model.parameters, _along_layers, np.asarray(block))
 
     def _total(self, function, *arguments):

@@ -52,8 +52,8 @@ def influence_on(
     """See ``GenericNeuralNet.influence_on``; ``how``: its solver, curvature and strict."""
     if order == "first" and not isinstance(target, Metric):
         solution = model.inverse_hvp(target.gradient(model), **how)
-        chosen = model.points.chosen(train_indices)
-        return model._removal(chosen, solution.x, how["curvature"])
+        points = model.points.scanned(train_indices)
+        return model._removal(points, solution.x, how["curvature"])
     sets = Sets.of_points(train_indices, len(model.train))
     theta, parts = model.parameters.astype(np.float64), []
     before = np.asarray(target.values(model, theta))[..., np.newaxis]

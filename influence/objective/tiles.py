@@ -80,6 +80,6 @@ class Tiles:
         gradients = model.scans.gradients(self._loss, take_rows(self._points, rows)).T
         s_test = model.inverse_hvp(gradients, **self._how).x
         curvature = self._how["curvature"]
-        scores = model._removal(model.points.chosen(self._indices), s_test, curvature)
+        scores = model._removal(model.points.scanned(self._indices), s_test, curvature)
         model._warn_unless_at_minimum(curvature)
         return scores

@@ -68,7 +68,7 @@ def tracin(
     for checkpoint, rate in zip(checkpoints, sizes):
         at = _at(model, checkpoint)
         gradients = tf.constant(at.test_gradient(x_test, y_test, loss))
-        points = at.points.chosen(train_indices)
+        points = at.points.scanned(train_indices)
         total = total + rate * at.scans.directional_derivatives(points, gradients).T
     return total.astype(model.dtype)
 
