@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from influence.data.files import load_checkpoint, save_checkpoint
+from influence.data.files import DAMAGED, load_checkpoint, save_checkpoint
 from influence.data.types import File
 from influence.objective.tiles import Tiles
 
@@ -27,19 +27,21 @@ def scores_in_file(tiles: Tiles, path: Path) -> np.ndarray:
 
     They are written to ``path`` + ".partial", tile by tile, which takes its name when it is
     complete; ``path`` + ".progress" says how far it is. After a kill the first tile is computed
-    again. Where it is the same to the last bit, so are model, data and settings, and what is there
-    is kept.
+    again, to see that its numbers are the same here to the last bit, and what is there is kept.
 
     Raises:
-        OSError: there is no room for the file, which is seen before any score is computed.
+        OSError: there is no room for the file, which is seen before all but the first tile.
+        ValueError: ``path`` is a folder.
     """
+    if path.is_dir():
+        raise ValueError(f"out must be a file, and {path} is a folder.")
     partial, progress = (path.with_name(path.name + end) for end in (".partial", ".progress"))
     saved, first = load_checkpoint(progress, tiles.key), tiles[0]
-    done = 0
-    if saved is not None and partial.exists():
-        written = np.load(partial, mmap_mode="r")
-        done = int(saved["done"]) if np.array_equal(written[tiles.slices[0]], first) else 0
-    array = np.load(partial, mmap_mode="r+") if done else _new(partial, tiles.shape, first.dtype)
+    array, done = None, 0
+    if saved is not None:
+        array, done = _written(partial, tiles, first), int(saved["done"])
+    if array is None:
+        array, done = _new(partial, tiles.shape, first.dtype), 0
     for number in range(done, len(tiles.slices)):
         array[tiles.slices[number]] = first if number == 0 else tiles[number]
         array.flush()
@@ -47,6 +49,20 @@ def scores_in_file(tiles: Tiles, path: Path) -> np.ndarray:
     os.replace(partial, path)
     progress.unlink()
     return np.load(path, mmap_mode="r")
+
+
+def _written(path, tiles, first):
+    """The array in a file that was left, to be written on; None where there is none of this work,
+    or not all of it."""
+    try:
+        # To be read first: for writing, NumPy fills up a file that was cut off.
+        array = np.load(path, mmap_mode="r")
+    except DAMAGED:
+        return None
+    like = array.shape == tiles.shape and array.dtype == first.dtype
+    if not like or not np.array_equal(array[tiles.slices[0]], first):
+        return None
+    return np.load(path, mmap_mode="r+")
 
 
 def _new(path, shape, dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from influence.data.dataset import check_indices
 from influence.data.files import fingerprint
 from influence.data.types import Inputs, Loss
 from influence.objective.sets import Sets
+from influence.solvers.solution import product
 
 # Bytes of a tile: a scan of all data for a tile is worth it, and memory stays at a few of them.
 _BYTES = 2**27
@@ -36,7 +38,6 @@ class Tiles:
         columns: [n] the training points.
         shape: (m, n).
         slices: of each tile: its rows and its columns.
-        key: of the test points, θ and what a tile is.
     """
 
     def __init__(
@@ -64,10 +65,23 @@ class Tiles:
         else:
             width = max(_COLUMNS, room // m)
             self.slices = [(every, slice(j, min(j + width, n))) for j in range(0, n, width)]
-        settings = repr((type(model).__name__, order, loss, self.shape, self.slices[0]))
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Of all that the scores depend on: two scans, one of the training points along a direction
+        and one of the curvature, which tell of data and settings that the first tile need not
+        show."""
+        model, curvature = self._model, self._how["curvature"]
+        settings = repr((type(model).__name__, self._order, self._loss, self.shape, self.slices[0]))
         leaves = tf.nest.flatten(self._points)
         arrays = [leaf if scipy.sparse.issparse(leaf) else np.asarray(leaf) for leaf in leaves]
-        self.key = fingerprint(settings, model.parameters, self.columns, *arrays)
+        direction = np.random.default_rng(0).standard_normal((model.num_parameters, 1))
+        direction = direction.astype(model.dtype)
+        points = model.points.scanned(self._indices)
+        along = model.scans.directional_derivatives(points, tf.constant(direction))
+        operator = model._default_curvature() if curvature is None else curvature
+        content = [model.parameters, self.columns, along, product(operator, direction)]
+        return fingerprint(settings, *content, *arrays)
 
     def __getitem__(self, number: int) -> np.ndarray:
         """A tile, as large as its slices say."""

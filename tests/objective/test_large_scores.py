@@ -1,6 +1,7 @@
 """Scores in a file, and their ends: those of one call, tile by tile, and resumed after a kill."""
 
 import errno
+import os
 
 import keras
 import numpy as np
@@ -173,6 +174,83 @@ def test_other_work_starts_again(changed, problem, tmp_path, killed):
         points = problem.x_test[::-1], problem.y_test[::-1]
     scores = model.influence_on_loss(*points, **how, out=path)
     np.testing.assert_allclose(scores, model.influence_on_loss(*points, **how), rtol=1e-9)
+
+
+def interrupted(model, points, path, killed, **how):
+    """Leave a file after two tiles; gives its numbers."""
+    killed["after"] = 2
+    with pytest.raises(KeyboardInterrupt):
+        model.influence_on_loss(*points, **how, out=path)
+    killed["computed"].clear()
+    killed["after"] = np.inf
+    return np.load(path.with_name("scores.npy.partial"))
+
+
+def cut_off(path):
+    os.truncate(path, path.stat().st_size - 8)
+
+
+def of_another_shape(path):
+    np.save(path.with_suffix(".npy"), np.load(path)[:, :-1])
+    os.replace(path.with_suffix(".npy"), path)
+
+
+@pytest.mark.parametrize(
+    "harm", [cut_off, of_another_shape, lambda path: path.write_bytes(b""), os.remove]
+)
+def test_a_file_that_is_not_whole_starts_again(harm, problem, tmp_path, killed):
+    model, points = problem.softmax_model().fit(), (problem.x_test, problem.y_test)
+    path = tmp_path / "scores.npy"
+    interrupted(model, points, path, killed)
+    harm(tmp_path / "scores.npy.partial")
+    scores = model.influence_on_loss(*points, out=path)
+    assert killed["computed"][:3] == [0, 1, 2]
+    np.testing.assert_allclose(scores, model.influence_on_loss(*points), rtol=1e-9)
+
+
+@pytest.mark.parametrize("order", ["first", "newton"])
+def test_a_change_that_the_first_tile_does_not_show_starts_again(order, tmp_path, killed):
+    # Two problems beside each other: features, points and test points of one or of the other.
+    one, other = Problem(n=60), Problem(n=60, seed=1)
+    x = np.zeros((120, 10))
+    x[:60, :5], x[60:, 5:] = one.x, other.x
+    x_test = np.zeros((14, 10))
+    x_test[:7, :5], x_test[7:, 5:] = one.x_test, other.x_test
+    points = x_test, np.concatenate([one.y_test, other.y_test])
+    labels = np.concatenate([one.labels, other.labels])
+    model = LogisticRegression(Dataset(x, labels), 0.05, 3, "float64").fit()
+    how = {"order": order, "curvature": model.hessian().materialize() + 0.1}
+    path = tmp_path / "scores.npy"
+    interrupted(model, points, path, killed, **how)
+    x[60:, 5:] *= 2
+    changed = LogisticRegression(Dataset(x, labels), 0.05, 3, "float64")
+    changed.parameters = model.parameters
+    scores = changed.influence_on_loss(*points, **how, out=path)
+    assert killed["computed"][:3] == [0, 1, 2]
+    expected = changed.influence_on_loss(*points, **how)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_damping_that_the_first_tile_does_not_show_starts_again(problem, tmp_path, killed):
+    # A label that is sure has a gradient of 0, and scores of 0 whatever the curvature.
+    model = problem.softmax_model().fit()
+    x_test = np.concatenate([1e4 * problem.x_test[:3], problem.x_test])
+    points = x_test, model.predict(x_test)
+    path = tmp_path / "scores.npy"
+    written = interrupted(model, points, path, killed)
+    assert (written[:2] == 0).all()
+    damped = {"curvature": model.hessian() + 1.0}
+    scores = model.influence_on_loss(*points, **damped, out=path)
+    assert killed["computed"][:3] == [0, 1, 2]
+    np.testing.assert_allclose(scores, model.influence_on_loss(*points, **damped), rtol=1e-9)
+
+
+def test_a_folder_is_refused_at_once(problem, tmp_path, killed):
+    model = problem.softmax_model().fit()
+    with pytest.raises(ValueError, match="out must be a file, and .* is a folder"):
+        model.influence_on_loss(problem.x_test, problem.y_test, out=tmp_path)
+    assert not killed["computed"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_has_no_room_is_refused_at_once(problem, tmp_path, monkeypatch):
