@@ -62,18 +62,35 @@ class Packed:
             _Pickler(file, protocol=5, buffer_callback=beside).dump(thing)
         except Exception as error:  # whatever an object's own pickling raises
             raise ValueError(
-                f"The work cannot be sent to other processes: {str(error).rstrip('.')}. Compute "
-                f"here, outside joblib.parallel_config and without jobs, or give what can be sent."
+                f"The work cannot be sent to other processes: {_in_short(error)}. Compute here, "
+                f"outside joblib.parallel_config, without jobs and without shards, or give what "
+                f"can be sent."
             ) from error
         head = np.frombuffer(file.getvalue(), np.uint8)
         return cls(head, buffers, fingerprint(head, *buffers))
 
     @staticmethod
     def unpacked(head: np.ndarray, buffers: list[np.ndarray]) -> Any:
-        """The object again; its large arrays are read-only views of ``buffers``."""
+        """The object again; its large arrays are read-only views of ``buffers``.
+
+        Raises:
+            ValueError: it cannot be made again, and why.
+        """
         # As memoryviews: arrays that joblib has mapped must be like any others to a model, which
         # computes in another way where its user has mapped them.
-        return pickle.loads(head.data, buffers=[one.data.toreadonly() for one in buffers])
+        views = [one.data.toreadonly() for one in buffers]
+        try:
+            return pickle.loads(head.data, buffers=views)
+        except Exception as error:  # whatever an object's own making raises
+            raise ValueError(
+                f"What was sent to another process cannot be made again there: {_in_short(error)}. "
+                f"Give what can be, or compute without other processes."
+            ) from error
+
+
+def _in_short(error):
+    """The first paragraph of a message, on one line: Keras' have examples after it."""
+    return " ".join(str(error).strip().split("\n\n")[0].split()).rstrip(".")
 
 
 class _Pickler(cloudpickle.Pickler):

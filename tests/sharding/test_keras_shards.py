@@ -80,6 +80,64 @@ def test_traces_of_a_training_go_over_the_shards(models, monkeypatch):
         np.testing.assert_allclose(scores, expected[:, chosen], rtol=1e-9)
 
 
+class Unnamed(keras.layers.Layer):
+    """Has a setting that Keras cannot save."""
+
+    def __init__(self, setting):
+        super().__init__(dtype="float64")
+        self.layer = keras.layers.Dense(3, dtype="float64")
+
+    def call(self, x):
+        return self.layer(x)
+
+
+class Model(keras.Model):
+    """Cannot be made of its configuration."""
+
+    def __init__(self, layer):
+        super().__init__(dtype="float64")
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+    def get_config(self):
+        return {}
+
+
+class Doubled(keras.losses.SparseCategoricalCrossentropy):
+    """Is not registered."""
+
+    def call(self, labels, outputs):
+        return 2 * super().call(labels, outputs)
+
+
+def not_saved():
+    return keras.Sequential([keras.Input((5,)), Unnamed(object())])
+
+
+def not_made_again():
+    model = Model(keras.layers.Dense(3, dtype="float64"))
+    model(PROBLEM.x[:2])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "loss", "said"),
+    [
+        (not_saved, None, "cannot be sent .*: Object Unnamed was created by passing"),
+        (not_made_again, None, "cannot be made again there: .*Model'> could not be deserialized"),
+        (network, Doubled(from_logits=True), "cannot be made again there: .* class 'Doubled'"),
+    ],
+)
+def test_a_network_that_does_not_travel_is_one_sentence(make, loss, said):
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = KerasModel(make(), rows(0, N), loss)
+    with pytest.raises(ValueError, match=said) as caught:
+        model.sharded(Here(), 3).gradient()
+    assert "\n" not in str(caught.value)
+
+
 def wide():
     """A network of 40 classes, of whose labels EK-FAC draws."""
     keras.utils.set_random_seed(0)
