@@ -69,7 +69,10 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
 
     def _product_on(self, rows: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
         """The undamped product of the rows' own curvature, traceable: [r, b], [r, p, k]."""
-        raise NotImplementedError
+        raise ValueError(
+            "This curvature has no rows of data that Lissa could draw: use ConjugateGradient(), or "
+            "Exact() for few parameters."
+        )
 
     @overload
     def __add__(self, other: float) -> Self: ...

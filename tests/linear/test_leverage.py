@@ -11,6 +11,7 @@ from influence import (
     ConjugateGradient,
     Dataset,
     Exact,
+    Lissa,
     LogisticRegression,
     SmoothHinge,
     SolverError,
@@ -216,6 +217,12 @@ def test_a_class_that_is_gone_is_refused():
     binary = PROBLEM.binary_model().fit()
     with pytest.raises(SolverError, match="Without set 0 a class"):
         binary.parameter_changes([np.flatnonzero(BINARY)])
+
+
+def test_lissa_has_no_rows_of_what_is_left():
+    model = PROBLEM.binary_model().fit()
+    with pytest.raises(ValueError, match="^This curvature has no rows of data that Lissa could"):
+        model.parameter_changes([[3]], solver=Lissa(5.0, 100, 5))
 
 
 def test_points_of_weight_0_make_no_class():
