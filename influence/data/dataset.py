@@ -158,6 +158,18 @@ def check_indices(indices: ArrayLike, size: int, name: str = "indices") -> np.nd
     return array
 
 
+def check_chosen(indices: ArrayLike, size: int) -> np.ndarray:
+    """``train_indices`` as ``check_indices`` has them: one at least.
+
+    Raises:
+        ValueError: as there, or there is none.
+    """
+    indices = check_indices(indices, size, "train_indices")
+    if not len(indices):
+        raise ValueError("train_indices is empty: name at least one training point.")
+    return indices
+
+
 def check_points(
     x: Inputs,
     labels: ArrayLike,

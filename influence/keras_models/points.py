@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.batches import is_stream, take_rows
-from influence.data.dataset import check_indices
+from influence.data.dataset import check_chosen
 from influence.data.streams import read
 from influence.data.types import DType, Inputs, PointTensors, Tensors
 from influence.keras_models.data import Examples, Stream, as_tensors, checked_like, named_leaves
@@ -59,7 +59,7 @@ class KerasPoints(Points):
         tensors = self.tensors  # computes the features
         if indices is None:
             return tensors
-        return self._rows(check_indices(indices, len(self.train), "train_indices"))
+        return self._rows(check_chosen(indices, len(self.train)))
 
     def sample(self, number: int) -> PointTensors:
         """As for every model; of a stream, points of the first batch."""

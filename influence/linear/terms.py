@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from influence.data.dataset import check_indices
+from influence.data.dataset import check_chosen
 from influence.solvers.downdate import roots
 
 # Numbers that a block of points' parameters may have: 32 MB.
@@ -58,7 +58,7 @@ def point_terms(model: Any, indices: ArrayLike | None = None) -> Iterator[PointT
         for points in model.points.parts(model.tensors):
             yield from _terms(model, points)
         return
-    indices = check_indices(indices, len(model.train), "train_indices")
+    indices = check_chosen(indices, len(model.train))
     for first in range(0, len(indices), model.batch_size):
         yield from _terms(model, model.points.chosen(indices[first : first + model.batch_size]))
 

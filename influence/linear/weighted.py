@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.data.dataset import Dataset, check_indices
+from influence.data.dataset import Dataset, check_chosen
 from influence.data.types import DType, PointTensors
 from influence.linear.functions import LinearLoss
 from influence.linear.points import LinearPoints
@@ -111,7 +111,7 @@ class WeightedPoints(LinearPoints):
     def chosen(self, indices: ArrayLike | None = None) -> PointTensors:
         if indices is None:
             return self.tensors
-        return self._weighted(check_indices(indices, len(self.train), "train_indices"))
+        return self._weighted(check_chosen(indices, len(self.train)))
 
     @functools.cached_property
     def labels(self) -> tf.Tensor:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from influence.data.dataset import Dataset, check_dataset, check_indices, check_inputs
+from influence.data.dataset import Dataset, check_chosen, check_dataset, check_inputs
 from influence.data.files import write_atomically
 from influence.data.types import DType, File
 from influence.models import backbones
@@ -171,7 +171,7 @@ class BinaryInceptionModel:
         −I_pert,loss/n of the paper. The gradient with respect to the features, from the top, goes
         back through the network; that is exact, as w and s_test are held fixed in it.
         """
-        indices = check_indices(train_indices, len(self.train), "train_indices")
+        indices = check_chosen(train_indices, len(self.train))
         gradients = self.top.influence_input_gradient(
             indices, self.features(x_test), y_test, **settings
         )

@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.batches import take_rows
-from influence.data.dataset import check_indices, check_inputs, check_points
+from influence.data.dataset import check_chosen, check_inputs, check_points
 from influence.data.types import DType, Inputs, PointTensors, Tensors
 
 # Points that ``blocks`` gives at a time.
@@ -70,7 +70,7 @@ class Points:
         """The training points at ``indices``, or all of them (None)."""
         if indices is None:
             return self.tensors
-        indices = check_indices(indices, len(self.train), "train_indices")
+        indices = check_chosen(indices, len(self.train))
         x = self.input_tensor(self.train.x[indices])
         return x, self.label_tensor(self.train.labels[indices])
 

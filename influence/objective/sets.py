@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from influence.data.dataset import check_indices
+from influence.data.dataset import check_chosen, check_indices
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,7 @@ class Sets:
     @classmethod
     def of_points(cls, indices: ArrayLike | None, size: int) -> Sets:
         """Every one of these training points, or all (None), as a set of its own."""
-        if indices is None:
-            chosen = np.arange(size)
-        else:
-            chosen = check_indices(indices, size, "train_indices")
+        chosen = np.arange(size) if indices is None else check_chosen(indices, size)
         return cls(_single(chosen[:, np.newaxis], size), _PointNames(chosen))
 
     @classmethod

@@ -11,7 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.data.dataset import check_indices
+from influence.data.dataset import check_chosen
 from influence.data.types import Inputs, Loss, Model, PointTensors, Tensors
 from influence.sharding.sharding import Sharding, summed
 from influence.sharding.shards import local_rows
@@ -168,7 +168,7 @@ class ShardedPoints:
         """The training points at ``indices``, or all of them (None), for scans."""
         if indices is None:
             return self.tensors
-        return ShardedRows(self, check_indices(indices, len(self.sharding), "train_indices"))
+        return ShardedRows(self, check_chosen(indices, len(self.sharding)))
 
     def chosen(self, indices: ArrayLike | None = None) -> PointTensors:
         """The same, fetched."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from influence.data.batches import take_rows
-from influence.data.dataset import check_indices
+from influence.data.dataset import check_chosen
 from influence.data.files import fingerprint
 from influence.data.types import Inputs, Loss
 from influence.objective.sets import Sets
@@ -54,7 +54,7 @@ class Tiles:
         self._indices, size = train_indices, len(model.train)
         self.columns = np.arange(size)
         if train_indices is not None:
-            self.columns = check_indices(train_indices, size, "train_indices")
+            self.columns = check_chosen(train_indices, size)
         self._points = model.points.checked(x_test, y_test, "x_test", "y_test")
         m, n = tf.nest.flatten(self._points[1])[0].shape[0], len(self.columns)
         self.shape, room = (m, n), _BYTES // model.dtype.itemsize

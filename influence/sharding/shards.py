@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from influence.data.dataset import check_indices
+from influence.data.dataset import check_chosen
 from influence.data.files import fingerprint
 from influence.data.streams import checksums
 from influence.data.types import File
@@ -274,7 +274,7 @@ def local_rows(ends: np.ndarray, indices: Any) -> list[tuple[int, np.ndarray, np
         ends: of the shards, cumulative: [s].
         indices: of training points, in any order.
     """
-    indices = check_indices(indices, int(ends[-1]), "train_indices")
+    indices = check_chosen(indices, int(ends[-1]))
     owners = np.searchsorted(ends, indices, side="right")
     result = []
     for shard in np.unique(owners):

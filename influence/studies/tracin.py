@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from influence.data.dataset import check_indices
+from influence.data.dataset import check_chosen
 from influence.data.types import File, Inputs, Loss
 from influence.keras_models.model import KerasModel
 from influence.objective.generic_neural_net import GenericNeuralNet
@@ -63,7 +63,7 @@ def tracin(
             f"there must be one; their shape is {list(sizes.shape)}."
         )
     if train_indices is not None:
-        check_indices(train_indices, len(model.train), "train_indices")
+        check_chosen(train_indices, len(model.train))
     total: Any = 0.0
     for checkpoint, rate in zip(checkpoints, sizes):
         at = _at(model, checkpoint)

@@ -107,6 +107,17 @@ def test_newton_steps_of_points_that_are_not_here_and_after_a_refit():
 
 # What is refused.
 
+
+@pytest.mark.parametrize("make", [logistic, lambda: logistic().sharded(Here(), 3)])
+@pytest.mark.parametrize("order", ["first", "newton"])
+def test_scores_of_no_points(make, order):
+    model, none = make().fit(), np.flatnonzero(BINARY > 1)
+    with pytest.raises(ValueError, match="train_indices is empty: name at least one"):
+        model.influence_on_loss(*TEST, order=order, train_indices=none)
+    with pytest.raises(ValueError, match="train_indices is empty: name at least one"):
+        model.self_influence(train_indices=none)
+
+
 FINE = functools.partial(rows, 0, 50)
 lock = threading.Lock()
 
