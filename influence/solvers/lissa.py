@@ -103,8 +103,6 @@ class Lissa:
         """
         v, vector = as_block(rhs)
         rows = self.sample(operator.num_examples)
-        # Outside of what is compiled, where what an operator without rows says stays as it is.
-        operator.on(rows[0, :1]) @ tf.zeros([1, len(v), 1], operator.dtype)
         scale = self.scale
         if scale is None:
             scale = self._bounded_scale(operator, v, rows)

@@ -34,24 +34,37 @@ def client():
         yield client
 
 
-def check(name, executor):
-    """An executor has the numbers of this process and of the whole model; returns its answers."""
+def by(executor, name):
+    """The answers of a model in shards."""
     make, y_test = MODELS[name]
-    whole = answers(fitted(make()), y_test)
-    here = answers(fitted(make().sharded(Here(), SHARDS)), y_test)
-    there = answers(fitted(make().sharded(executor, SHARDS)), y_test)
-    for question, answer in here.items():
-        # TensorFlow may have more threads here, which is another rounding of a network.
-        np.testing.assert_allclose(there[question], answer, 1e-11, 1e-12, err_msg=question)
-        np.testing.assert_allclose(answer, whole[question], 1e-10, 1e-10, err_msg=question)
-    return there
+    return answers(fitted(make().sharded(executor, SHARDS)), y_test)
+
+
+def in_one_process(name):
+    """By an executor of that process."""
+    return by(Here(), name)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_spawned_processes_and_dask(name, processes, client):
-    spawned_answers, of_dask = check(name, processes), check(name, client.get_executor())
-    for question, answer in spawned_answers.items():
-        np.testing.assert_array_equal(of_dask[question], answer, question)
+def test_executors_have_the_bits_of_one_another_and_the_numbers_of_the_whole(
+    name, processes, client
+):
+    make, y_test = MODELS[name]
+    whole = answers(fitted(make()), y_test)
+    # In a process whose TensorFlow has one thread, as theirs.
+    alone = processes.submit(in_one_process, name).result()
+    spawned_answers, of_dask = by(processes, name), by(client.get_executor(), name)
+    for question, answer in whole.items():
+        np.testing.assert_allclose(alone[question], answer, 1e-10, 1e-10, err_msg=question)
+        np.testing.assert_array_equal(spawned_answers[question], alone[question], question)
+        np.testing.assert_array_equal(of_dask[question], alone[question], question)
+
+
+def test_an_executor_of_this_process_has_the_numbers_of_the_others(processes):
+    # To rounding: TensorFlow may have more threads here.
+    here, there = in_one_process("Keras"), by(processes, "Keras")
+    for question, answer in here.items():
+        np.testing.assert_allclose(there[question], answer, 1e-11, 1e-12, err_msg=question)
 
 
 class Killing:
