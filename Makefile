@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: figures figures-beyond publish test lint format benchmark docs package lock clean
+.PHONY: figures figures-beyond publish test test-slow lint format benchmark docs package lock clean
 
 figures: $(READY)
 	$(RUN) -m scripts.reproduce $(ARGS)
@@ -19,6 +19,10 @@ publish: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+# What `make test` leaves out: the longest tests, which take longer than all others together.
+test-slow: $(READY)
+	$(RUN) -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

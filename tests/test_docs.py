@@ -33,6 +33,7 @@ def run(text, name):
     return scope
 
 
+@pytest.mark.slow
 def test_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(README, "README.md")
@@ -52,12 +53,14 @@ def test_every_page_is_in_the_readme_and_on_the_site():
         assert len(text.splitlines()) <= 180, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PAGES.keys() - {"your-own-model.md", "architecture.md"}))
 def test_code_of_a_page_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(PAGES[name], name)
 
 
+@pytest.mark.slow
 def test_ten_minutes_end_with_the_five_most_harmful_points(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     scope = run(PAGES["your-own-model.md"], "your-own-model.md")

@@ -227,6 +227,7 @@ TOLD = [
 ]
 
 
+@pytest.mark.slow
 def test_what_a_type_checker_tells_a_user(tmp_path):
     # Installed, as far as a checker can see: on the path, where it goes by py.typed.
     site, work = tmp_path / "site", tmp_path / "work"

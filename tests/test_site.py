@@ -28,6 +28,7 @@ def test_every_example_is_in_the_gallery():
         assert re.search(rf"!\[.{{40,}}\]\({name}\.png\)", text)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:KerasModel is not at a minimum")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_draws_what_the_gallery_shows(name, tmp_path, monkeypatch, capsys):
@@ -65,6 +66,7 @@ def test_there_are_troubles_to_shoot():
     assert len(TROUBLES) >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="no mkdocs")
 def test_the_site_is_built_without_warnings(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

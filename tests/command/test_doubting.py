@@ -93,6 +93,7 @@ def test_weights_of_classes_are_made_anew_for_other_labels(tmp_path):
 NAMES = ["row", "predicted", "probability_of_label", "file", "score", "training row"]
 
 
+@pytest.mark.slow
 def test_columns_with_our_names_stand_beside_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     x, y, _ = saved(tmp_path, None, len(NAMES))

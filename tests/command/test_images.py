@@ -53,6 +53,7 @@ def test_images_are_read_as_keras_reads_them(here):
     assert images.load_images(folder, (8, 8), "255").shape == (64, 8, 8)
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_last_layer(here, capsys):
     printed = run(capsys, *EXPLAIN, "--row", "3", "--top", "3")
     network = keras.saving.load_model(here / "model.keras")
@@ -69,6 +70,7 @@ def test_the_scores_are_those_of_the_last_layer(here, capsys):
     assert all(files[int(row)] == file for row, _, file in found)
 
 
+@pytest.mark.slow
 def test_the_page_has_the_images_in_it(here, capsys):
     printed = run(capsys, *EXPLAIN, "--top", "2", "--html", "out/report.html")
     text = (here / "out/report.html").read_text()
@@ -102,6 +104,7 @@ def test_images_in_the_wrong_folder_are_found(here, made, capsys):
     assert re.search(r"<h2[^>]*>The first 60 of 64</h2>", text)
 
 
+@pytest.mark.slow
 def test_without_a_regulariser_scores_are_damped_and_checked_by_refits(here, capsys):
     save_network(here / "free.keras", here / "train", decay=0)
     arguments = ["train", "--test", "test", "--points", "8", "--model", "free.keras"]

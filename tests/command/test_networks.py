@@ -54,6 +54,7 @@ def kind(request, tmp_path, monkeypatch):
     return request.param, given, shown
 
 
+@pytest.mark.slow
 def test_labels_are_given_as_the_loss_takes_them(kind, tmp_path):
     name, given, shown = kind
     subject = prepare(
@@ -83,6 +84,7 @@ def test_labels_are_given_as_the_loss_takes_them(kind, tmp_path):
         np.testing.assert_allclose(scorer.of_label(test), own, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sparse"], indirect=True)
 def test_columns_of_test_rows_are_in_the_order_of_the_training_rows(kind, tmp_path):
     pd.read_csv("t.csv")[list("dybac")].to_csv("other.csv", index=False)
@@ -92,6 +94,7 @@ def test_columns_of_test_rows_are_in_the_order_of_the_training_rows(kind, tmp_pa
     np.testing.assert_allclose(test.given, pd.read_csv("t.csv")[list("abcd")], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_in_a_npz_are_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     digits = load_digits()
@@ -120,6 +123,7 @@ TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", TABLES)
 @pytest.mark.parametrize("kind", ["sparse"], indirect=True)
 def test_tables_that_the_network_does_not_take_are_refused(what, kind, capsys):
@@ -129,6 +133,7 @@ def test_tables_that_the_network_does_not_take_are_refused(what, kind, capsys):
     assert re.search(words, sentence), sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sparse"], indirect=True)
 def test_scores_that_are_all_the_same_agree_with_nothing(kind, tmp_path, monkeypatch):
     subject = prepare(
@@ -140,12 +145,14 @@ def test_scores_that_are_all_the_same_agree_with_nothing(kind, tmp_path, monkeyp
     assert np.isnan([found.pearson_r, found.slope]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sparse"], indirect=True)
 def test_a_network_has_no_conclusion_to_overturn(kind, capsys):
     arguments = ["t.csv", "--target", "y", "--model", "m.keras", "--coefficient", "a"]
     assert "overturn is for linear models" in refuse(capsys, "overturn", *arguments)
 
 
+@pytest.mark.slow
 def test_a_fitted_last_layer_predicts_its_refits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digits = load_digits()

@@ -60,6 +60,7 @@ def page(cancer, tmp_path_factory):
     return (folder / "report.html").read_text(), printed.getvalue()
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_terminal_says(page):
     text, printed = page
     Page(text)
@@ -124,6 +125,7 @@ def test_pictures_have_the_colours_of_the_page(outside):
     assert drawn == pictures.of_scores(scores, [0, 1], [49])
 
 
+@pytest.mark.slow
 def test_texts_of_a_table_stay_texts(folder, cancer):
     table = cancer.rename(columns={"clinic": "<b>clinic</b>"})
     table["<b>clinic</b>"] = table["<b>clinic</b>"].replace("west", "<script>alert(1)</script>")

@@ -16,6 +16,7 @@ from tests.command.running import refuse, run
 EXPLAIN = ["explain", "train.csv", "--test", "test.csv", "--target", "diagnosis"]
 
 
+@pytest.mark.slow
 def test_parquet_and_feather_are_read_as_csv_is(folder, cancer, capsys):
     tables = {"train": cancer[:TRAIN_ROWS], "test": cancer[TRAIN_ROWS:]}
     tables["train"].to_parquet("train.parquet")

@@ -45,6 +45,7 @@ def solved(request):
     return model, true_gauss_newton(model), model.gauss_newton().dense()
 
 
+@pytest.mark.slow
 def test_against_the_dense_truth(solved):
     model, truth, dense = solved
     operator = model.gauss_newton()

@@ -47,6 +47,7 @@ def test_what_depends_on_nothing_and_rows_of_an_embedding(mode):
     assert float(product[1]) == 0
 
 
+@pytest.mark.slow
 def test_a_network_by_gradients_of_gradients():
     problem = Problem(n=30)
     forward, reverse = (TinyNetwork(problem.train, batch_size=7) for _ in range(2))

@@ -103,6 +103,7 @@ def test_damping_must_be_finite(problem):
         problem.softmax_model().hessian() + np.nan
 
 
+@pytest.mark.slow
 def test_rows_average_to_the_whole(problem):
     for model in models(problem):
         operator = model.hessian() + 0.1

@@ -105,6 +105,7 @@ def test_flat_directions_stay_where_they_are(either_way):
     np.testing.assert_allclose(found, [1, 1], atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "activation", "seed"), [("float64", "relu", 0), ("float32", "tanh", 1)]
 )

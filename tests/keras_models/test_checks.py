@@ -23,6 +23,7 @@ def network(hidden, decay, loss=LOGITS):
     return sequential((2,), *stack, layer("Dense", 1, **settings), loss=loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_fit_without_a_minimum_says_so(hidden):
     model = KerasModel(network(hidden, 0), (X, SEPARATED))
@@ -30,6 +31,7 @@ def test_a_fit_without_a_minimum_says_so(hidden):
         model.fit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_regulariser_makes_one(hidden):
     with warnings.catch_warnings():

@@ -55,6 +55,7 @@ PASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", SWITCHES)
 @pytest.mark.parametrize("asked", PASSES)
 def test_every_pass_is_held_against_the_first(asked, switch):
@@ -116,6 +117,7 @@ def test_integer_inputs_of_chance_are_refused():
         KerasModel(network, other).fit()
 
 
+@pytest.mark.slow
 def test_a_stream_with_fixed_shuffles_and_maps_is_taken():
     tf.random.set_seed(5)
     fixed = slices(0, 60).shuffle(60, reshuffle_each_iteration=False).batch(7)

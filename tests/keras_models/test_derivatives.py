@@ -96,6 +96,7 @@ def assert_made_of_gradients(model, messages, name):
     assert f"TensorFlow's forward mode has no right derivative of {name}" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Max", "Average"])
 @pytest.mark.parametrize(
     ("shape", "dtype"),
@@ -133,6 +134,7 @@ def test_pooling_of_every_stride_and_padding(kind, shape, dtype):
 METHODS = ["nearest", "bilinear", "bicubic", "lanczos3", "lanczos5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "dtype"),
     [(method, "float32") for method in METHODS] + [("bilinear", "float64")],
@@ -229,6 +231,7 @@ DIRECT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIRECT)
 def test_layers_with_derivatives_of_all_kinds(name):
     model, messages = assert_true_scores(*DIRECT[name])
@@ -236,6 +239,7 @@ def test_layers_with_derivatives_of_all_kinds(name):
     assert not messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LayerNormalization", "GroupNormalization", "silu"])
 def test_the_same_in_float32(name):
     assert_true_scores(*DIRECT[name], "float32")
@@ -272,12 +276,14 @@ CONTROL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTROL)
 def test_control_flow_goes_by_gradients_of_gradients(name):
     body = after_dense(function(CONTROL[name], name="flow"))
     assert_made_of_gradients(*assert_true_scores(body, (5,)), "the layer 'flow' (Lambda)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SimpleRNN", "GRU"])
 def test_recurrent_layers_go_by_gradients_of_gradients(kind):
     layer = getattr(layers, kind)
@@ -292,6 +298,7 @@ def test_recurrent_layers_go_by_gradients_of_gradients(kind):
     assert_made_of_gradients(*told, f"the layer 'recurrent' ({kind})")
 
 
+@pytest.mark.slow
 def test_the_columns_of_a_stream_go_by_gradients_of_gradients_too():
     body = after_dense(function(CONTROL["cond"]))
     x, y = points((5,))
@@ -318,6 +325,7 @@ def test_a_culprit_in_the_loss_is_named():
     assert_made_of_gradients(*told_of, "the loss 'loss'")
 
 
+@pytest.mark.slow
 def test_input_gradients_are_differences_of_scores():
     # Through control flow, and a layer before θ that has no second derivative at all.
     def dilated(x):

@@ -144,6 +144,7 @@ def blocks_of(matrix, operator):
     return [matrix[np.ix_(rows, rows)] for rows in blocks]
 
 
+@pytest.mark.slow
 def test_the_dense_construction(case):
     ekfac = case.model.ekfac()
     assert all(isinstance(block, KroneckerBlock) for block in ekfac.blocks)
@@ -219,6 +220,7 @@ def test_exact_for_a_linear_layer_with_the_squared_error():
     np.testing.assert_allclose(model.ekfac().dense(), model.gauss_newton().dense(), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_exact_where_inputs_and_slopes_are_independent():
     # With the weight the inputs do not matter to have no say in p, which alone makes the slopes:
     # all pairs of an input and of what makes the slopes.
@@ -234,6 +236,7 @@ def test_exact_where_inputs_and_slopes_are_independent():
     np.testing.assert_allclose(model.ekfac().dense(), model.gauss_newton().dense(), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", ["strides", "embedding"])
 def test_batches_change_nothing(chain):
     dense = [make(chain, batch_size=size).model.ekfac().dense() for size in (1, 3, 100)]
@@ -241,6 +244,7 @@ def test_batches_change_nothing(chain):
     np.testing.assert_allclose(dense[2], dense[0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32_is_near_to_float64():
     double, single = (make("strides", dtype=d).model for d in ("float64", "float32"))
     a, b = double.ekfac().dense(), single.ekfac().dense()
@@ -261,6 +265,7 @@ class Wrapped(keras.Model):
         return self.last(self.inner(x))
 
 
+@pytest.mark.slow
 def test_nested_and_subclassed_models():
     case = make("strides")
     network = Wrapped(case.stages)
@@ -309,6 +314,7 @@ DIAGONAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TensorFlow's forward mode has no right derivative")
 @pytest.mark.parametrize("name", DIAGONAL)
 def test_other_layers_have_the_diagonal(name):
@@ -336,6 +342,7 @@ def test_other_layers_have_the_diagonal(name):
     np.testing.assert_allclose(found, scores, atol=digits * np.abs(scores).max())
 
 
+@pytest.mark.slow
 def test_a_layer_for_each_moment():
     # Called once a moment, by Keras.
     case = make("sequence")
@@ -378,6 +385,7 @@ def test_nothing_is_known_of_a_layer_without_gradients():
 # Weights, regularisers, draws and files.
 
 
+@pytest.mark.slow
 def test_a_weight_says_how_often_a_point_is_there():
     random = np.random.default_rng(0)
     x, y, w = random.random((5, 4)), random.random((5, 2)), np.arange(5)
@@ -390,6 +398,7 @@ def test_a_weight_says_how_often_a_point_is_there():
     np.testing.assert_allclose(5 * weighted, 10 * repeated, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_masked_sequence():
     keras.config.set_dtype_policy("float64")
     random = np.random.default_rng(0)
@@ -460,6 +469,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", DRAWN)
 def test_many_outputs_are_drawn(loss):
     random = np.random.default_rng(0)
@@ -492,6 +502,7 @@ def test_many_outputs_of_another_loss_are_refused():
         linear(x, y, MANY, norm).ekfac()
 
 
+@pytest.mark.slow
 def test_a_file_is_read_back_and_resumed(tmp_path, monkeypatch):
     path = tmp_path / "factors.h5"
     first = make("dense").model
@@ -511,6 +522,7 @@ def test_a_file_is_read_back_and_resumed(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["factors.h5"]
 
 
+@pytest.mark.slow
 def test_a_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / "factors.h5"
     model = make("dense").model
@@ -557,6 +569,7 @@ def test_refits_share_what_is_compiled():
     assert {f.experimental_get_tracing_count() for f in scans._compiled.values()} == {1}
 
 
+@pytest.mark.slow
 def test_a_stream_is_as_its_points(tmp_path):
     model = make("dense").model
     x, y = model.train.x, model.train.labels
@@ -575,6 +588,7 @@ def test_a_stream_is_as_its_points(tmp_path):
         few.ekfac(path=tmp_path / "factors.h5")
 
 
+@pytest.mark.slow
 def test_other_solvers_take_it_as_any_operator():
     model = make("dense").model
     curvature, v = model.ekfac() + 0.1, np.arange(model.num_parameters)

@@ -208,6 +208,7 @@ def assert_one_sentence(error):
     assert len(message) < 500, message
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_random_models_are_right_or_refused():
     outcomes = Counter()

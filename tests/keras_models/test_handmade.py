@@ -92,6 +92,7 @@ FIRST_ONLY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST_ONLY)
 def test_first_derivatives_alone_leave_gauss_newton(name):
     model = model_of(FIRST_ONLY[name])

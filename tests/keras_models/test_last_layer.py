@@ -116,6 +116,7 @@ def test_a_step_of_least_squares_is_the_refit():
     np.testing.assert_allclose(found, refits, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_how_many_come_at_a_time(monkeypatch):
     found = MODELS["weighted"]().self_influence()
     monkeypatch.setattr("influence.keras_models.last_layer._NUMBERS", 1)
@@ -155,6 +156,7 @@ def test_other_models_are_not_taken_for_one(make):
     assert not isinstance(model.hessian(), LastLayerHessian)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_newton_steps_of_a_model_in_float32(name):
     """Its second derivatives have eigenvalues just below 0, which are rounding."""

@@ -68,6 +68,7 @@ def form(request, monkeypatch):
     monkeypatch.setattr(layer_gauss_newton, "_MULTIPLIED_OUT", request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("name", CHAINS)
 def test_they_equal_the_generic_products(name):
@@ -81,6 +82,7 @@ def test_they_equal_the_generic_products(name):
     np.testing.assert_allclose(operator @ block[:, 0], expected[:, 0], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -99,6 +101,7 @@ def test_batches_streams_weights_and_digits(settings, monkeypatch):
     np.testing.assert_allclose(model.gauss_newton() @ block, expected, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "loss", "outputs"),
     [
@@ -123,6 +126,7 @@ def test_of_a_softmax_the_last_output_is_not_computed(activation, loss, outputs)
     np.testing.assert_allclose(operator @ block, GaussNewton(model).dense() @ block, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_memory_makes_batches_smaller(monkeypatch):
     monkeypatch.setattr(layer_gauss_newton, "_NUMBERS", 2000)
     model = make("convolutional")
@@ -131,6 +135,7 @@ def test_memory_makes_batches_smaller(monkeypatch):
     np.testing.assert_allclose(model.gauss_newton() @ block, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["some", "last"])
 def test_some_of_the_parameters(chosen):
     """Of two layers, or those above a frozen body."""
@@ -144,6 +149,7 @@ def test_some_of_the_parameters(chosen):
     np.testing.assert_allclose(operator @ block, GaussNewton(model).dense() @ block, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TensorFlow's forward mode")
 def test_layers_of_another_kind_are_served_in_the_generic_way():
     keras.config.set_dtype_policy("float64")
@@ -157,6 +163,7 @@ def test_layers_of_another_kind_are_served_in_the_generic_way():
     np.testing.assert_allclose(operator @ block, operator.dense() @ block, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_scores_of_several_points_are_those_of_each():
     model = make("convolutional", damping=0.1)
     x, y = model.train.x[:3], model.train.labels[:3]
@@ -167,6 +174,7 @@ def test_scores_of_several_points_are_those_of_each():
         np.testing.assert_allclose(together[i], alone[0], rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_models_that_share_a_network_have_their_own_parameters():
     model = make("convolutional")
     moved = model.with_parameters(model.parameters + 0.3)
@@ -179,6 +187,7 @@ def test_models_that_share_a_network_have_their_own_parameters():
         np.testing.assert_allclose(wide, np.concatenate(narrow, axis=1), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_they_have_their_own_ekfac():
     model = make("sequence")
     model.ekfac()
@@ -191,6 +200,7 @@ def test_they_have_their_own_ekfac():
         np.testing.assert_allclose(moved.ekfac(seed=seed).dense(), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_again():
     model = make("convolutional")
     for k in (4, 2, 9):
@@ -202,6 +212,7 @@ def test_nothing_is_traced_again():
     assert {f.experimental_get_tracing_count() for f in functions} == {1}
 
 
+@pytest.mark.slow
 def test_the_default_solver_of_many_parameters_is_preconditioned():
     """Against the matrix."""
     keras.config.set_dtype_policy("float64")

@@ -71,6 +71,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "stream", "one-hot", "logits"])
 def test_the_same_dense_layer_is_the_librarys_logistic_regression(kind):
     problem, ours, theirs = fitted()
@@ -149,6 +150,7 @@ def assert_predicts_refits(model, x_test, y_test, points=8, gradient_norm=1e-7):
         np.testing.assert_array_equal(v.numpy(), value)
 
 
+@pytest.mark.slow
 def test_cnn_with_dropout_normalisation_and_decay_on_the_digits():
     digits = load_digits()
     x, y = digits.images[..., np.newaxis] / 16, digits.target
@@ -186,6 +188,7 @@ class Subclassed(keras.Model):
         return self.last(self.drop(keras.ops.tanh(self.left(inputs[0]) + self.right(inputs[1]))))
 
 
+@pytest.mark.slow
 def test_subclassed_model_with_a_tuple_of_inputs():
     problem = Problem(n=300)
     keras.utils.set_random_seed(0)
@@ -221,6 +224,7 @@ def dict_problem(n=600):
     return inputs, np.eye(3)[problem.labels], np.eye(3)[problem.y_test]
 
 
+@pytest.mark.slow
 def test_functional_model_with_a_dict_of_words_and_numbers():
     keras.utils.set_random_seed(0)
     (x, x_test), y, y_test = dict_problem()
@@ -254,6 +258,7 @@ def test_regression_with_two_targets():
     )
 
 
+@pytest.mark.slow
 def test_the_body_is_computed_once_and_changes_nothing():
     problem = Problem()
     model = tanh_regression()
@@ -504,6 +509,7 @@ def test_streams_give_the_rows_of_arrays():
         batches.without(6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:KerasModel is not at a minimum")  # it is never fitted
 def test_the_streaming_benchmark_runs():
     taken = keras_streaming.stream(8000, 4)

@@ -52,6 +52,7 @@ def test_the_objective_of_several_outputs_is_keras_own(structure, by_name):
         np.testing.assert_allclose(one, other, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_two_outputs_are_two_models():
     """Without common parameters, the scores of a weighted sum of losses are those of its terms."""
     network = heads(dict)
@@ -69,6 +70,7 @@ def test_two_outputs_are_two_models():
     np.testing.assert_allclose(scores, total, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_scores_of_a_network_with_two_heads_against_refits(stream):
     network = heads(dict, hidden=3)
@@ -166,6 +168,7 @@ def tagger(mask, ignore_class=None):
     return sequential((6,), embedding, head, loss=loss, dtype="int32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mask", "ignored"), [(True, None), (False, -1), (False, 99), (True, -1)])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_point_is_a_sequence(mask, ignored, stream):
@@ -183,6 +186,7 @@ def test_a_point_is_a_sequence(mask, ignored, stream):
     np.testing.assert_allclose(last.losses(WORDS, labels), by_hand(network, labels), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_what_does_not_count_changes_nothing():
     network = tagger(True)
     model = KerasModel(network, (WORDS, TAGS), variables=network.layers[-1])
@@ -191,6 +195,7 @@ def test_what_does_not_count_changes_nothing():
     np.testing.assert_array_equal(model.hessian().dense(), other.hessian().dense())
 
 
+@pytest.mark.slow
 def test_a_point_of_which_nothing_counts():
     network = tagger(False, -1)
     labels = np.where(KEPT, TAGS, -1)
@@ -265,6 +270,7 @@ def test_losses_with_curvature_are_taken(loss, labels):
     KerasModel(sequential((4,), layer("Dense", 1, activation=activation), loss=loss), (X, labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "labels"),
     [

@@ -57,6 +57,7 @@ def test_it_is_the_objective_that_keras_minimises():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sample", "class", "class of one-hot"])
 def test_scores_are_those_of_the_weighted_estimator(kind):
     """scikit-learn's C Σ w ℓ + ½‖W‖² with C = 1/(λ n), whose scores lack the term of λ."""
@@ -101,6 +102,7 @@ def test_scores_against_refits():
     assert validation.slope == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sample", "class"])
 def test_a_stream_is_the_same(kind):
     found, x, y = problem()
@@ -130,6 +132,7 @@ def test_a_point_that_weighs_nothing_has_but_the_regularisers_share():
     assert model.self_influence()[3] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_weight_for_each_entry_of_a_point():
     random = np.random.default_rng(0)
     x, y = random.standard_normal((30, 4, 3)), random.integers(0, 2, (30, 4))

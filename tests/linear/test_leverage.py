@@ -157,6 +157,7 @@ def test_float32_models_have_their_digits():
     np.testing.assert_allclose(scores, truth, rtol=0, atol=1e-5 * np.abs(truth).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["normal", "adversarial"])
 def test_losses_are_those_at_the_new_parameters(loss):
     model = PROBLEM.softmax_model().fit()
@@ -185,6 +186,7 @@ def test_losses_are_those_at_the_new_parameters(loss):
     np.testing.assert_allclose(scores, truth, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_wide_points_need_no_matrix():
     # More parameters than a matrix is made for: a solve for every output of every point.
     random = np.random.default_rng(0)
@@ -237,6 +239,7 @@ def test_points_of_weight_0_make_no_class():
     assert model.parameter_changes([[3, 4], [5, 121]]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weight_decay", "scale"), [(0.01, 1.0), (0.3, 0.5)])
 def test_large_sets_of_a_wide_model_take_a_whole_newton_step(weight_decay, scale, monkeypatch):
     # 21 features and 100 classes: p is above what is factored, and half of the points are no

@@ -163,6 +163,7 @@ def test_hessian_products_against_differences(cnn, true_hessian):
     np.testing.assert_allclose(cnn.hessian() @ block, true_hessian @ block, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_dense_hessian_against_differences_and_the_generic_one(cnn, true_hessian):
     dense = cnn.hessian().dense()
     np.testing.assert_allclose(dense, true_hessian, atol=1e-8)
@@ -178,6 +179,7 @@ def test_dense_hessian_against_differences_and_the_generic_one(cnn, true_hessian
     np.testing.assert_allclose(cnn.hessian().extreme_eigenvalues(), ends, **close)
 
 
+@pytest.mark.slow
 def test_images_in_rows_are_the_same_images(cnn):
     x, labels = images()
     rows = AllCNNC(Dataset(x.reshape(20, -1), labels), 0.05, 3, **cnn._settings)
@@ -246,6 +248,7 @@ def test_influences_are_one_gradient_per_example(cnn, true_hessian):
         np.testing.assert_allclose(scores[:, i], expected, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_trace_however_often(cnn):
     model = cnn.with_parameters(cnn.parameters)
     x, labels = images(6, seed=9)
@@ -265,6 +268,7 @@ def test_one_trace_however_often(cnn):
         assert function.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 def test_predicted_influence_is_the_change_of_refitting():
     x, labels = images(300, 9, 2)
     train, settings = Dataset(x, labels), {"channels": 2, "strides": (1, 2), "dtype": "float64"}

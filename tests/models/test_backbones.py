@@ -46,6 +46,7 @@ def small_inception():
     return model, [str(warning.message) for warning in caught]
 
 
+@pytest.mark.slow
 def test_random_weights_are_said(small_inception):
     model, messages = small_inception
     assert any("RANDOM WEIGHTS" in message for message in messages)
@@ -68,6 +69,7 @@ def legacy(path, network):
                 group[name] = weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["official.h5", "keras.weights.h5"])
 def test_both_layouts_of_weights(small_inception, tmp_path, name):
     model, _ = small_inception
@@ -111,6 +113,7 @@ def test_files_with_some_of_the_weights(small_inception, tmp_path, how):
         BinaryInceptionModel(model.train, 75, weights=path)
 
 
+@pytest.mark.slow
 def test_importing_changes_no_global_state():
     script = (
         "import keras, numpy, random; before = keras.config.floatx(), random.getstate()[1];"
@@ -122,6 +125,7 @@ def test_importing_changes_no_global_state():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_stand_in_weights():
     weights = registry.find(registry.INCEPTION_STAND_IN, registry.INCEPTION_FOLDER)

@@ -63,6 +63,7 @@ def test_products_are_those_of_the_matrix():
     np.testing.assert_allclose(operator @ block, operator.dense() @ block, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_matrix_of_many_images_in_single_precision():
     # All of their pixels have one sign: a convolution that sums over them at once loses 3e-4.
     x, labels = np.ones((2500, 28, 28)), np.arange(2500) % 2
@@ -76,6 +77,7 @@ def test_the_matrix_of_many_images_in_single_precision():
     np.testing.assert_allclose(matrix, truth, rtol=0, atol=1e-4 * np.abs(truth).max())
 
 
+@pytest.mark.slow
 def test_products_on_some_rows_are_those_of_the_points_alone():
     model = at_random((1, 2), 14)
     block = block_for(model)

@@ -49,6 +49,7 @@ def test_influence_is_the_formula(problem, network):
     np.testing.assert_allclose(some, self_influence[[5, 1]], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_influence_is_the_change_of_refitting(problem, network):
     scores = network.influence_on_loss(problem.x_test, problem.y_test)
     before = network.losses(problem.x_test, problem.y_test)

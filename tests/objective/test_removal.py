@@ -35,6 +35,7 @@ def network(problem):
     return TinyNetwork(problem.train, hidden=2).fit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, Exact(), ConjugateGradient(1e-12)])
 def test_a_networks_step_is_gauss_newtons_without_the_set(network, solver):
     hessian = central_difference(of_parameters(network, lambda m: m.gradient()), network.parameters)
@@ -48,6 +49,7 @@ def test_a_networks_step_is_gauss_newtons_without_the_set(network, solver):
         np.testing.assert_allclose(changes, truth, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_order_and_blocks_do_not_matter(network, monkeypatch):
     singles = np.arange(120)[:, np.newaxis]
     truth, points = network.parameter_changes(SETS), network.parameter_changes(singles)
@@ -58,6 +60,7 @@ def test_order_and_blocks_do_not_matter(network, monkeypatch):
     np.testing.assert_allclose(points[:, [3]], truth[:, [0]], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_first_order_and_refits(network, problem):
     x, y, n = problem.x, problem.labels, 120
     test = problem.x_test, problem.y_test
@@ -80,6 +83,7 @@ def test_first_order_and_refits(network, problem):
     np.testing.assert_allclose(points[:, 1], network.influence_of_sets(SETS, *test)[:, 0])
 
 
+@pytest.mark.slow
 def test_newton_is_nearer_to_refits_of_a_network(network, problem):
     test = problem.x_test, problem.y_test
     sets = [[i] for i in np.argsort(-network.self_influence())[:8]]
@@ -118,6 +122,7 @@ def test_keras_models(problem, damping, weighted):
         np.testing.assert_allclose(changes[:, column], truth, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_convolutional_networks():
     random = np.random.default_rng(0)
     train = Dataset(random.uniform(size=(12, 8, 8)), np.arange(12) % 2)
@@ -137,6 +142,7 @@ class Saddle(TinyNetwork):
         return Saddle(train, self.hidden, self.classes, self.weight_decay)
 
 
+@pytest.mark.slow
 def test_what_newton_refuses(network, problem):
     bent = Saddle(problem.train)
     with pytest.raises(ValueError, match="not convex in the outputs"):

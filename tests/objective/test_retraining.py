@@ -33,6 +33,7 @@ def test_it_is_what_the_recipe_gives_in_order():
     np.testing.assert_array_equal(retrained(mean, UNITS), expected)
 
 
+@pytest.mark.slow
 def test_numbers_are_the_same_for_any_number_of_processes():
     here, two = retrained(mean, UNITS), retrained(mean, UNITS, jobs=2)
     np.testing.assert_array_equal(here, two)

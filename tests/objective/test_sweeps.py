@@ -52,6 +52,7 @@ def everything(problem, fitted):
     return found | {"leave one out": left_out.changes}
 
 
+@pytest.mark.slow
 def test_the_same_bits_for_any_number_of_workers(problem):
     fitted = models(problem)
     here = everything(problem, fitted)
@@ -100,6 +101,7 @@ def test_what_units_warn_of_and_fail_of_comes_back():
             list(sweep(fail, [2]))
 
 
+@pytest.mark.slow
 def test_a_set_that_cannot_be_refitted_is_named(problem):
     model = problem.softmax_model().fit()
     lonely = np.flatnonzero(problem.labels != 0)
@@ -124,6 +126,7 @@ def test_in_a_thread_of_other_work_it_computes_there():
         assert list(sweep(abs, [-1])) == [(0, 1)]
 
 
+@pytest.mark.slow
 def test_a_stream_stays_where_it_is(problem):
     network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
     network.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -89,6 +89,7 @@ def test_a_coefficient_by_its_name_in_a_data_frame():
         model.influence_on(Coefficient("size"))
 
 
+@pytest.mark.slow
 def test_changes_of_the_area_under_the_curve_on_breast_cancer():
     # R at C = 1 over three halves: .89, .998, .997; the first has 12 values, of which most are 0.
     x, y = load_breast_cancer(return_X_y=True)

@@ -117,12 +117,14 @@ def reproduction(tmp_path_factory):
     return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_reproduce_succeeds_and_says_stand_in(reproduction):
     _, finished = reproduction
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.count("*** STAND-IN DATA") == len(reproduce.EXPERIMENTS)
 
 
+@pytest.mark.slow
 def test_a_run_prints_what_the_project_says_and_nothing_else(reproduction):
     _, finished = reproduction
     assert finished.stderr == ""
@@ -139,6 +141,7 @@ def comparison_of(folder, name):
     return comparison(name, json.loads((folder / "output" / f"{name}.json").read_text()))
 
 
+@pytest.mark.slow
 @needs_git
 def test_a_run_leaves_the_checkout_clean_and_the_docs_true(reproduction):
     folder, _ = reproduction
@@ -150,6 +153,7 @@ def test_a_run_leaves_the_checkout_clean_and_the_docs_true(reproduction):
     assert " passed" in finished.stdout
 
 
+@pytest.mark.slow
 @needs_git
 def test_a_run_killed_half_way_leaves_the_checkout_clean(tmp_path):
     folder = checkout(tmp_path)
@@ -167,6 +171,7 @@ def test_a_run_killed_half_way_leaves_the_checkout_clean(tmp_path):
     assert not (folder / "figures" / "results.md").exists()
 
 
+@pytest.mark.slow
 @needs_git
 def test_a_run_says_which_code_it_is_of(reproduction):
     folder, _ = reproduction
@@ -178,6 +183,7 @@ def test_a_run_says_which_code_it_is_of(reproduction):
         assert record["cores"] == os.cpu_count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 def test_json_is_the_contract(reproduction, name):
     record = json.loads((reproduction[0] / "output" / f"{name}.json").read_text())
@@ -193,6 +199,7 @@ def test_json_is_the_contract(reproduction, name):
     assert all(numbers.keys() == {"paper", "ours"} for numbers in record["metrics"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 def test_figures_are_written_and_recorded(reproduction, name):
     folder = reproduction[0]
@@ -204,6 +211,7 @@ def test_figures_are_written_and_recorded(reproduction, name):
         assert hashlib.sha256(content).hexdigest() == digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 def test_claims_are_of_the_numbers_and_figures_that_there_are(reproduction, name):
     record = json.loads((reproduction[0] / "output" / f"{name}.json").read_text())
@@ -217,6 +225,7 @@ def test_claims_are_of_the_numbers_and_figures_that_there_are(reproduction, name
     assert claim.figures.keys() >= plots
 
 
+@pytest.mark.slow
 def test_gallery_shows_every_plot_and_no_photograph(reproduction):
     folder, finished = reproduction
     page = (folder / "figures" / "index.html").read_text()
@@ -229,6 +238,7 @@ def test_gallery_shows_every_plot_and_no_photograph(reproduction):
     assert page.count("STAND-IN DATA") == len(reproduce.EXPERIMENTS)
 
 
+@pytest.mark.slow
 def test_results_table_has_every_number_and_the_warning(reproduction):
     folder, finished = reproduction
     table = (folder / "figures" / "results.md").read_text()
@@ -241,6 +251,7 @@ def test_results_table_has_every_number_and_the_warning(reproduction):
             assert row in table
 
 
+@pytest.mark.slow
 def test_nothing_half_written_is_left(reproduction):
     names = {path.name for path in (reproduction[0] / "output").iterdir()}
     expected = {f"{name}.{ending}" for name in METRICS for ending in ("json", "npz")}
@@ -248,6 +259,7 @@ def test_nothing_half_written_is_left(reproduction):
     assert names == expected | {"documents", "dogfish", "fig5_training_attack"}
 
 
+@pytest.mark.slow
 def test_linear_panels_agree_with_refitting_on_the_stand_in(reproduction):
     path = reproduction[0] / "output" / "fig2_leave_one_out.json"
     metrics = json.loads(path.read_text())["metrics"]
@@ -264,6 +276,7 @@ def titles_of_network(results):
     return titles[: len(titles) // 2]
 
 
+@pytest.mark.slow
 def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, capsys):
     folders = ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path)]
     options = ["--data", "stand-in", "--scale", "quick", *folders]
@@ -298,6 +311,7 @@ def test_the_network_of_figure_2_and_its_long_retraining(tmp_path, capsys):
     assert (tmp_path / f"{long.NAME}.png").read_bytes()[:4] == PNG
 
 
+@pytest.mark.slow
 def test_the_training_of_figure_2_is_traced_and_taken_up(tmp_path, monkeypatch):
     monkeypatch.setattr(
         fig2_training, "agreement_after_flow", lambda *_: np.array([-1.0, 0.5, 1, 1, np.nan])
@@ -326,6 +340,7 @@ def test_the_training_of_figure_2_is_traced_and_taken_up(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_rare_group_is_found_on_the_stand_in(reproduction):
     path = reproduction[0] / "output" / "hospital_readmission.json"
     metrics = json.loads(path.read_text())["metrics"]
@@ -339,6 +354,7 @@ def test_the_rare_group_is_found_on_the_stand_in(reproduction):
         assert sorted(np.sign(metrics[f"top_influences{fit}"]["ours"][:4])) == [-1, -1, -1, 1]
 
 
+@pytest.mark.slow
 def test_flips_are_found_on_the_stand_in(reproduction):
     path = reproduction[0] / "output" / "fig6_label_fixing.json"
     metrics = {
@@ -352,6 +368,7 @@ def test_flips_are_found_on_the_stand_in(reproduction):
     assert metrics["accuracy_influence"][-1] > metrics["flipped_accuracy"]
 
 
+@pytest.mark.slow
 def test_attacks_change_nothing_that_eight_bits_can_see(reproduction):
     path = reproduction[0] / "output" / "fig5_training_attack.json"
     metrics = json.loads(path.read_text())["metrics"]
@@ -360,6 +377,7 @@ def test_attacks_change_nothing_that_eight_bits_can_see(reproduction):
     assert metrics["multi_loss_after"]["ours"] > metrics["multi_loss_before"]["ours"]
 
 
+@pytest.mark.slow
 def test_plot_only_draws_the_same_figure(reproduction, tmp_path):
     folder = reproduction[0]
     run(

@@ -109,6 +109,7 @@ def test_a_second_run_computes_neither_distances_nor_features(config, monkeypatc
         np.testing.assert_array_equal(third.arrays[name], array)
 
 
+@pytest.mark.slow
 def test_photographs_stay_in_their_folder_and_are_drawn_again(config, tmp_path):
     figures = tmp_path / "figures"
     options = ["--data", "stand-in", "--output-dir", str(tmp_path), "--figures-dir", str(figures)]

@@ -62,6 +62,7 @@ def attacks(config, kind="single"):
     return sorted(folder.glob(f"{kind}-*.npz"))
 
 
+@pytest.mark.slow
 def test_killed_damaged_and_taken_up_again(config, monkeypatch):
     undisturbed = compute(config)
     contents = {path: path.read_bytes() for path in attacks(config) + attacks(config, "multi")}
@@ -125,6 +126,7 @@ def test_goes_on_at_the_set_of_images_where_it_was(config, monkeypatch):
     assert [path.name for path in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_with_all_steps_the_files_are_those_of_earlier_versions(config):
     # Which had no pace, and no traces, and are taken up.
     problem, _ = fig5_training_attack.prepare(dataclasses.replace(config, pace=0))
@@ -180,6 +182,7 @@ def test_what_is_on_disk_is_what_is_checked(config):
     assert found["changed"] == len(originals)
 
 
+@pytest.mark.slow
 def test_command_line_and_pictures(config, tmp_path, capsys):
     options = ["--data", "stand-in", "--scale", "quick", "--image-side", str(SIDE)]
     options += ["--output-dir", str(tmp_path), "--figures-dir", str(tmp_path / "figures")]

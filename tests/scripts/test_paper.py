@@ -32,6 +32,7 @@ def ours(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_fig1(ours):
     metrics, arrays = ours(fig1_components.Fig1Config, fig1_components.compute)
     same, full = arrays["same"], arrays["full"]
@@ -49,6 +50,7 @@ def test_fig1(ours):
     assert metrics["harmful_same_class"] > 1000
 
 
+@pytest.mark.slow
 def test_fig2(ours):
     # The 30 largest of the 500, and not the network, which takes twenty minutes: `make figures`
     # has them.
@@ -65,6 +67,7 @@ def test_fig2(ours):
     assert metrics["max_refit_gradient_norm"] <= 1e-6
 
 
+@pytest.mark.slow
 def test_fig3(ours):
     metrics, arrays = ours(fig3_smooth_hinge.Fig3Config, fig3_smooth_hinge.compute)
     assert (metrics["training_points"], metrics["points"]) == (11_800, 100)
@@ -78,6 +81,7 @@ def test_fig3(ours):
     assert len(metrics["temperatures"]) == len(metrics["slope_by_temperature"]) == 9
 
 
+@pytest.mark.slow
 def test_fig6(ours):
     # Three of the forty seeds: their mean, too, is as near to the paper's.
     config = partial(fig6_label_fixing.Fig6Config, repeats=3, jobs=1)
@@ -93,6 +97,7 @@ def test_fig6(ours):
     assert (by_method[1] > by_method[2]).all()
 
 
+@pytest.mark.slow
 def test_hospital(ours):
     metrics, _ = ours(hospital_readmission.HospitalConfig, hospital_readmission.compute)
     assert metrics["rows"] == 101_766

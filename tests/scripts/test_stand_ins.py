@@ -28,6 +28,7 @@ def ours(tmp_path, monkeypatch, mnist):
     return run
 
 
+@pytest.mark.slow
 def test_fig1_needs_the_loss_and_the_hessian(ours):
     metrics = ours(fig1_components.Fig1Config, fig1_components.compute)
     assert metrics["harmful_same_class"] > 500
@@ -35,6 +36,7 @@ def test_fig1_needs_the_loss_and_the_hessian(ours):
     assert metrics["no_hessian"] < metrics["no_train_loss"] < 0.6
 
 
+@pytest.mark.slow
 def test_fig2_is_the_diagonal(ours, mnist):
     # 20 of the 500 points.
     metrics = ours(
@@ -47,6 +49,7 @@ def test_fig2_is_the_diagonal(ours, mnist):
     assert metrics["max_refit_gradient_norm"] <= 1e-8
 
 
+@pytest.mark.slow
 def test_fig2_network_s_influence_is_its_retraining(tmp_path, monkeypatch, mnist):
     # As the experiment does it, without the Hessian's panels, which take longer than the rest.
     monkeypatch.setattr(AllCNNC, "hessian", AllCNNC.gauss_newton)

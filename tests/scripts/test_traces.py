@@ -46,6 +46,7 @@ def traces(monkeypatch):
         cache.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "config", "options"),
     [

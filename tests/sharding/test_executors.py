@@ -41,6 +41,7 @@ class Late(Here):
         return self._threads.submit(wait, 0.002 * (3 - self._number % 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_four_threads_have_the_numbers_of_one_place(name):
     make, y_test = MODELS[name]

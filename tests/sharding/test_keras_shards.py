@@ -34,6 +34,7 @@ def models():
     return whole.sharded(Here(), 3), loaded(), whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", ["ekfac", "gauss_newton"])
 @pytest.mark.parametrize("tests", [1, 3])
 def test_points_in_memory(curvature, tests, models):
@@ -152,6 +153,7 @@ def pipeline(first, last):
     return tf.data.Dataset.from_tensor_slices(rows(first, last)).batch(7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [rows, pipeline])
 def test_draws_of_ekfac_are_those_of_the_whole_model(load):
     sharded, whole = loaded(wide, load), KerasModel(wide(), rows(0, N))
@@ -161,6 +163,7 @@ def test_draws_of_ekfac_are_those_of_the_whole_model(load):
     assert not np.allclose(whole.ekfac(seed=0).dense(), whole.ekfac(seed=1).dense())
 
 
+@pytest.mark.slow
 def test_a_file_of_ekfac_is_of_the_shards_rows(tmp_path):
     path = tmp_path / "ekfac.h5"
     first = loaded().ekfac(path=path)

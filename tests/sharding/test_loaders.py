@@ -38,6 +38,7 @@ def pipeline(first, last):
 # What is right.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [of_three, pipeline])
 def test_class_weights_are_those_of_the_loaded_labels(load):
     weights = {"class_weight": {0: 3.0, 2: 0.5}}

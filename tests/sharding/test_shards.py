@@ -106,6 +106,7 @@ def pipeline(first, last):
     return tf.data.Dataset.from_tensor_slices((x, labels)).batch(7)
 
 
+@pytest.mark.slow
 def test_files_of_a_pipeline():
     shards = [functools.partial(pipeline, 0, 40), functools.partial(pipeline, 40, N)]
     sharded = KerasModel(network(), pipeline(0, 9)).sharded(Here(), shards)
@@ -176,6 +177,7 @@ def test_diagnostics_of_least_squares():
         np.testing.assert_allclose(*answers, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_weights_scores_by_ekfac_and_frozen_layers_of_keras():
     weights = np.random.default_rng(0).uniform(0.5, 2, N)
     train = PROBLEM.x, PROBLEM.labels, weights
@@ -292,6 +294,7 @@ def test_shards_that_are_none(shards, said):
         (few if isinstance(shards, list) else logistic)().sharded(Here(), shards)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_sharded():
     with (
         ProcessPoolExecutor(1, get_context("fork")) as executor,
@@ -335,6 +338,7 @@ def test_rows_of_files():
     assert [len(shard) for shard in file_shards(rows, 4)] == [1, 2, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_library_needs_neither_dask_nor_arrow():
     block = """
 import sys

@@ -98,6 +98,7 @@ EXPECTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("data", DATA)
 def test_logistic_regression_is_refitting(data, kind):

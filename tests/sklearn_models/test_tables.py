@@ -142,6 +142,7 @@ print(from_sklearn(Ridge().fit(X, y), X, y).self_influence().shape)
 """
 
 
+@pytest.mark.slow
 def test_none_of_them_has_to_be_there():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.stdout.strip() == "(3,)", done.stderr

@@ -87,6 +87,7 @@ def test_one_row_is_the_closed_recursion():
     assert error <= solution.bias * np.linalg.norm(solution.x)
 
 
+@pytest.mark.slow
 def test_standard_error_is_that_of_the_mean():
     operator, v = rows_matrix(), np.ones(6)
     answers = [Lissa(40.0, 1000, 8, seed=seed).solve(operator, v) for seed in range(30)]
@@ -201,6 +202,7 @@ def test_the_depth_that_it_names_does(condition, scale):
     assert error <= 3 * noise + 0.01 * np.linalg.norm(truth)
 
 
+@pytest.mark.slow
 def test_a_recursion_a_hundred_times_too_short_is_not_taken():
     # Pixels as they come: σ/λ is 240,000. The noise is a three-hundredth of the bias.
     x, labels = load_digits(return_X_y=True)
@@ -219,6 +221,7 @@ def test_a_recursion_a_hundred_times_too_short_is_not_taken():
         model.inverse_hvp(v, solver=Lissa(), strict=True)
 
 
+@pytest.mark.slow
 def test_a_penalty_that_does_spares_the_products(monkeypatch, problem):
     model = problem.softmax_model(weight_decay=0.1).fit()
     v = model.test_gradient(problem.x_test, problem.y_test)
@@ -264,6 +267,7 @@ def test_the_bias_of_few_points_without_replacement_is_seen():
     assert abs(solution.x[0] - 0.2) <= 3 * solution.standard_error[0]
 
 
+@pytest.mark.slow
 def test_any_model_will_do(problem):
     model = TinyNetwork(problem.train).fit()
     curvature = model.gauss_newton() + 0.3

@@ -66,6 +66,7 @@ def test_removing_a_helpful_point_raises_the_loss():
     assert changes[0] > 0 > changes[1]
 
 
+@pytest.mark.slow
 def test_the_error_decays_like_one_over_n_squared():
     sizes, errors = np.array([100, 200, 400, 800, 1600]), []
     for n in sizes:

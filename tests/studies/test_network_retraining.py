@@ -24,6 +24,7 @@ def settled(model):
     return AdamState(10, model.parameters, np.zeros_like(second), second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [None, 3])
 def test_the_flow_is_its_differential_equation(network, index):
     state = settled(network)
@@ -80,6 +81,7 @@ def proximal_objective(model, index, damping):
     return value
 
 
+@pytest.mark.slow
 def test_proximal_retraining_minimises_the_objective_it_states(network):
     damping, index = 0.05, 7
     theta, norm = Proximal(network, damping, network.gauss_newton().dense()).without(index, 1e-9)
@@ -92,6 +94,7 @@ def test_proximal_retraining_minimises_the_objective_it_states(network):
     assert np.linalg.norm(theta - network.parameters) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damping", "correlation", "tolerance"), [(0.2, 0.98, 0.1), (2.0, 0.998, 0.03)]
 )

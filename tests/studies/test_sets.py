@@ -29,6 +29,7 @@ def least_squares(seed):
     return model, np.array([slope(one) for one in SETS]) - slope([])
 
 
+@pytest.mark.slow
 def test_greedy_finds_the_best_set_of_all_where_additive_does_not():
     # Of 100 problems, half of them of logistic losses, greedy finds 98 and additive 46.
     shares = {"greedy": [], "additive": []}

@@ -63,6 +63,7 @@ def test_a_step_on_a_point_takes_its_score_off_the_loss():
     np.testing.assert_allclose(scores[:, 0], taken, rtol=1e-2, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("{epoch}.keras", {}), ("{epoch}.weights.h5", {"save_weights_only": True})],
@@ -81,6 +82,7 @@ def test_it_reads_the_files_of_keras(tmp_path, name, settings):
     np.testing.assert_array_equal(tracin(model, models, RATES, *test), scores)
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit_are_refused(tmp_path):
     network, model, files, test = trained(tmp_path, "{epoch}.keras")
     x, labels = model.train.x, model.train.labels

@@ -198,6 +198,7 @@ def test_stand_in_crops_of_training_and_testing_do_not_overlap(monkeypatch):
     assert data.test.x.min() > 252
 
 
+@pytest.mark.slow
 def test_stand_in_is_said_and_the_same_in_every_process(capsys):
     data = dogfish.load_dogfish("stand-in", SIDE)
     assert "STAND-IN" in capsys.readouterr().out
@@ -226,6 +227,7 @@ def test_an_unknown_choice_is_refused(choice):
         dogfish.load_dogfish(choice)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_real_dogs_and_fish():
     if registry.find(registry.IMAGENETTE_224) is None:

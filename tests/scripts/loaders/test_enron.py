@@ -89,6 +89,7 @@ def test_every_byte_is_a_latin_1_letter(monkeypatch):
     assert bytes(range(256)).decode("latin-1") in enron.load_enron("stand-in").documents
 
 
+@pytest.mark.slow
 def test_stand_in_is_two_classes_of_english():
     data, again = enron.load_enron("stand-in"), enron.load_enron("stand-in")
     assert data.documents == again.documents
@@ -97,6 +98,7 @@ def test_stand_in_is_two_classes_of_english():
     assert len(set(data.documents)) == len(data.documents)
 
 
+@pytest.mark.slow
 def test_stand_in_is_the_same_in_every_process():
     # SciPy writes random numbers and sets, in the order of their hashes, into some docstrings.
     script = (
@@ -116,11 +118,13 @@ def test_stand_in_is_the_same_in_every_process():
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_words_are_alphabetic_known_and_lemmas():
     text = "The cats were running 42 qzxqzx rabbits, e-mail"
     assert clean_documents([text]) == ["cat run rabbit e mail"]
 
 
+@pytest.mark.slow
 def test_cleaned_documents_are_kept_by_content(tmp_path, monkeypatch):
     first = clean_documents(["two cats"], tmp_path)
     monkeypatch.setattr("scripts.steps.text.load_lookups", lambda *_: pytest.fail("computed again"))

@@ -64,6 +64,7 @@ def tiny_training(folder, jobs):
     return model, state, cnn.after_steps(model, state, [0, 3], 12, folder, jobs)
 
 
+@pytest.mark.slow
 def test_retraining_by_steps_is_the_same_in_any_number_of_processes(tmp_path):
     model, state, alone = tiny_training(tmp_path / "alone", 1)
     _, _, two = tiny_training(tmp_path / "two", 2)
@@ -107,6 +108,7 @@ def test_the_published_state_is_the_one_that_is_listed():
     assert state.parameters.shape == (cnn_training.PARAMETERS,)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_published_training_begins_as_automatic_differentiation_began_it():
     """all_cnn_c_500.npz: 500 steps on MNIST by ``GenericNeuralNet.sum_gradient``; the state after
