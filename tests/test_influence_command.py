@@ -35,6 +35,7 @@ def test_a_closed_stderr_is_no_error():
     assert done.stdout == b"done\n"
 
 
+@pytest.mark.slow
 def test_the_command_says_one_sentence(tmp_path):
     code = "import sys, influence_command; sys.exit(influence_command.main())"
     command = [sys.executable, "-c", code, "mislabelled", "none.csv", "--target", "y"]

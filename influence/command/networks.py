@@ -210,8 +210,7 @@ class NetworkScorer(Scorer):
 
     def rises(self) -> np.ndarray:
         with _as_it_is():
-            own = self.model.self_influence(curvature=self._own_curvature(self.model))
-        return own / len(own)
+            return self._rises(self.model)
 
     def leverage(self) -> None:
         return None
@@ -239,8 +238,10 @@ class NetworkScorer(Scorer):
 
     def rises_with(self, places: np.ndarray) -> np.ndarray:
         assert self._classes is not None
-        fitted = self._fitted(self._classes.labels(places))
-        own = fitted.self_influence(curvature=self._own_curvature(fitted))
+        return self._rises(self._fitted(self._classes.labels(places)))
+
+    def _rises(self, model):
+        own = model.self_influence(curvature=self._own_curvature(model))
         return own / len(own)
 
     def _fitted(self, labels):

@@ -90,6 +90,7 @@ def test_the_page_has_the_images_in_it(here, capsys):
     assert "Trust" in text.split("What was checked")[1]
 
 
+@pytest.mark.slow
 def test_images_in_the_wrong_folder_are_found(here, made, capsys):
     arguments = ["train", "--model", "model.keras", "--csv", "out/s.csv", "--html", "out/s.html"]
     printed = run(capsys, "mislabelled", *arguments)
@@ -117,6 +118,7 @@ def test_without_a_regulariser_scores_are_damped_and_checked_by_refits(here, cap
     assert said > 0.9
 
 
+@pytest.mark.slow
 def test_a_network_that_knows_nothing_is_said(here, capsys):
     network = keras.saving.load_model(here / "model.keras")
     top = network.get_layer("top")
@@ -191,12 +193,14 @@ def test_what_does_not_go_with_images_is_refused_in_a_sentence(options, here, ba
     assert not (here / "none.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_program_in_a_network_runs_when_it_is_trusted(here, bad, capsys):
     assert "Read lambda.keras" in run(
         capsys, "mislabelled", "train", "--model", "lambda.keras", "--trust"
     )
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_of_images_are_refused(tmp_path, made, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["mislabelled", "train", "--model", str(made[0] / "model.keras")]

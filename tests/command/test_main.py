@@ -35,6 +35,7 @@ def by_hand(cancer):
     return np.column_stack([table, dummies]), cancer["diagnosis"].to_numpy()
 
 
+@pytest.mark.slow
 def test_the_most_harmful_rows_are_those_of_refits(folder, cancer, capsys):
     printed = run(capsys, *EXPLAIN)
     C = float(re.search(rf"C = ({NUMBER}),", printed)[1])  # noqa: N806

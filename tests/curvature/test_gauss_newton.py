@@ -97,6 +97,7 @@ def test_of_a_linear_model_it_is_the_hessian(problem, kind, dtype):
     assert (operator @ block).dtype == operator.dense().dtype == dtype
 
 
+@pytest.mark.slow
 def test_the_batch_size_does_not_matter(solved):
     model, _, dense = solved
     v = np.random.default_rng(0).standard_normal(len(dense))

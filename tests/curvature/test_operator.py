@@ -47,6 +47,7 @@ def test_against_finite_differences_of_the_gradient(problem):
         np.testing.assert_allclose(model.hessian().dense(), truth, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_closed_forms_are_the_automatic_ones(problem, dtype):
     tolerance = 1e-6 if dtype == "float32" else 1e-12

@@ -313,6 +313,7 @@ def test_the_columns_of_a_stream_go_by_gradients_of_gradients_too():
         np.testing.assert_allclose(one, other, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_culprit_in_the_loss_is_named():
     def loss(labels, outputs):
         return tf.cond(

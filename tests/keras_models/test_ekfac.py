@@ -416,6 +416,7 @@ def test_a_masked_sequence():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_a_ridge(everywhere):
     keras.config.set_dtype_policy("float64")
@@ -550,6 +551,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         model.ekfac(path=path)
 
 
+@pytest.mark.slow
 def test_refits_share_what_is_compiled():
     random = np.random.default_rng(0)
     x, y = random.random((9, 4)), random.random((9, 2))

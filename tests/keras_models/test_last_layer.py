@@ -73,6 +73,7 @@ def truth(model):
     return model.scans.gradients("normal", model.tensors), matrix
 
 
+@pytest.mark.slow
 def test_the_matrix_is_that_of_automatic_differentiation(model):
     _, matrix = truth(model)
     hessian = model.hessian()
@@ -123,6 +124,7 @@ def test_it_does_not_depend_on_how_many_come_at_a_time(monkeypatch):
     np.testing.assert_allclose(MODELS["weighted"]().self_influence(), found, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_float32_has_the_digits_of_float32():
     found = MODELS["softmax"]().self_influence()
     keras.config.set_dtype_policy("float32")

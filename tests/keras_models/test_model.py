@@ -99,6 +99,7 @@ def test_the_same_dense_layer_is_the_librarys_logistic_regression(kind):
     np.testing.assert_allclose(probabilities, truth(problem.x_test), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_self_influence_makes_the_matrix_once(monkeypatch):
     # The biases of a softmax have a direction without curvature, where no gradient goes.
     problem = Problem()
@@ -117,6 +118,7 @@ def test_self_influence_makes_the_matrix_once(monkeypatch):
     assert sum(columns) == model.num_parameters
 
 
+@pytest.mark.slow
 def test_float32_is_close_and_scale_is_the_datasets():
     problem, ours, _ = fitted()
     train = Dataset(problem.x * 10, problem.labels, scale=0.1)
@@ -246,6 +248,7 @@ def test_functional_model_with_a_dict_of_words_and_numbers():
     np.testing.assert_allclose(untouched.outputs(x_test), model(x_test), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_regression_with_two_targets():
     problem = Problem(n=300)
     keras.utils.set_random_seed(0)
@@ -279,6 +282,7 @@ def test_the_body_is_computed_once_and_changes_nothing():
     assert head.refit(3).train.features.shape == (119, 3)
 
 
+@pytest.mark.slow
 def test_damping_is_a_ridge_in_default_solves_only():
     problem, _, theirs = fitted()
     damped = KerasModel(softmax_keras(), problem.train, damping=0.3)
@@ -291,6 +295,7 @@ def test_damping_is_a_ridge_in_default_solves_only():
     np.testing.assert_allclose(own, theirs.influence_on_loss(*points), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_refits_share_what_is_compiled_and_keep_their_own_parameters():
     problem = Problem()
     model = KerasModel(softmax_keras(), problem.train).fit()

@@ -29,6 +29,7 @@ def repeated(x, y, times):
     return np.repeat(x, times, axis=0), np.repeat(y, times, axis=0)
 
 
+@pytest.mark.slow
 def test_a_weight_of_two_is_a_point_that_is_there_twice():
     # (1/n) Σ w L with w ∈ {1, 2}: all scales as if n were Σ w, but for λ.
     _, x, y = problem()
@@ -94,6 +95,7 @@ def test_scores_are_those_of_the_weighted_estimator(kind):
     np.testing.assert_allclose(refitted.parameters, other.parameters, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_against_refits():
     found, x, y = problem()
     model = KerasModel(softmax_keras(0.1), (x, y, WEIGHTS)).fit()
@@ -120,6 +122,7 @@ def test_a_stream_is_the_same(kind):
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_point_that_weighs_nothing_has_but_the_regularisers_share():
     found, x, y = problem()
     weights = WEIGHTS.copy()
@@ -146,6 +149,7 @@ def test_a_weight_for_each_entry_of_a_point():
     assert model.validate(x[:5], y[:5], points=8).pearson_r > 0.99
 
 
+@pytest.mark.slow
 def test_a_sum_of_losses_keeps_its_regulariser():
     """Σ L + λ‖W‖² is scikit-learn's objective: a removal takes nothing but the point's loss."""
     found, x, y = problem()

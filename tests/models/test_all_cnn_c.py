@@ -158,6 +158,7 @@ def test_regularizer_is_of_the_weights_alone(cnn):
     np.testing.assert_allclose(cnn.regularization_gradient(), expected, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_hessian_products_against_differences(cnn, true_hessian):
     block = np.random.default_rng(0).standard_normal((cnn.num_parameters, 3))
     np.testing.assert_allclose(cnn.hessian() @ block, true_hessian @ block, atol=1e-7)

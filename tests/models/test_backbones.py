@@ -84,6 +84,7 @@ def test_both_layouts_of_weights(small_inception, tmp_path, name):
     assert loaded._backbone_digest.hexdigest() == model._backbone_digest.hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["other.h5", "other.weights.h5"])
 @pytest.mark.parametrize("kind", ["missing", "no-file", "another-network"])
 def test_files_without_the_weights(small_inception, tmp_path, name, kind):
@@ -99,6 +100,7 @@ def test_files_without_the_weights(small_inception, tmp_path, name, kind):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["without-a-layer", "not-finite"])
 def test_files_with_some_of_the_weights(small_inception, tmp_path, how):
     model, _ = small_inception

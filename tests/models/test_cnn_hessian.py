@@ -24,6 +24,7 @@ def block_for(model, columns=2):
     return np.random.default_rng(2).standard_normal((model.num_parameters, columns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strides", "side", "rows"),
     [
@@ -56,6 +57,7 @@ def test_products_in_single_precision():
     np.testing.assert_allclose(product, truth, rtol=0, atol=1e-5 * np.abs(truth).max())
 
 
+@pytest.mark.slow
 def test_products_are_those_of_the_matrix():
     model = at_random((1, 2), 14)
     operator = model.hessian() + 0.3

@@ -32,6 +32,7 @@ def test_test_gradients(problem, network):
     np.testing.assert_allclose(mean, truth.mean(axis=0), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_influence_is_the_formula(problem, network):
     theta, n = network.parameters, len(problem.x)
     test = network.test_gradient(problem.x_test, problem.y_test)

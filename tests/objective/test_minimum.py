@@ -91,6 +91,7 @@ def test_a_damped_curvature_is_for_models_as_they_are(problem):
         model.influence_on_loss(*points, curvature=model.hessian())
 
 
+@pytest.mark.slow
 def test_the_hinge_at_its_own_minimum_is_no_false_alarm(problem):
     """The paper's recipe: derivatives of a smooth loss at what minimises the hinge."""
     train = _relabelled(problem.train, -1)

@@ -95,6 +95,7 @@ def test_vectors_of_different_lengths_are_refused():
         retrained(lambda kept, seed: Y[kept], UNITS)
 
 
+@pytest.mark.slow
 def test_refits_are_those_of_the_model(tmp_path):
     train = Dataset([[-2], [-1], [1], [2], [3]], [0, 0, 1, 1, 0])
     model = BinaryLogisticRegression(train, weight_decay=0.1, dtype="float64").fit()

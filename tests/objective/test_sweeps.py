@@ -73,6 +73,7 @@ def test_without_a_backend_units_are_computed_here_in_their_order():
     assert seen == [3, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_named_backend_is_enough():
     threads = tf.config.threading.get_intra_op_parallelism_threads
     with joblib.parallel_config("loky"):

@@ -4,6 +4,7 @@ import json
 
 import matplotlib as mpl
 import numpy as np
+import pytest
 
 from scripts import datamodeling_mnist
 from scripts.report.claims import CLAIMS
@@ -36,6 +37,7 @@ def experiment(folder):
     )
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark(tmp_path):
     results = experiment(tmp_path)
     record = json.loads((tmp_path / "datamodeling_mnist.json").read_text())

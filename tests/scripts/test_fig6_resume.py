@@ -26,6 +26,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_with_two_processes(undisturbed, tmp_path):
     # The lemmas are kept from run to run, and not what is tested here.
     shutil.copytree(undisturbed / "documents", tmp_path / "documents")

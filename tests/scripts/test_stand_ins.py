@@ -70,6 +70,7 @@ def test_fig2_network_s_influence_is_its_retraining(tmp_path, monkeypatch, mnist
     assert agreements[3] >= 0.8  # R of Gauss-Newton
 
 
+@pytest.mark.slow
 def test_fig3_follows_a_smooth_hinge(ours):
     metrics = ours(fig3_smooth_hinge.Fig3Config, fig3_smooth_hinge.compute)
     assert metrics["pearson_r_t0.001"] >= 0.9

@@ -74,6 +74,7 @@ class Killing:
         return future
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_of_a_solve(client):
     v = np.linspace(-1, 1, 5)
     solver = ConjugateGradient(1e-10)

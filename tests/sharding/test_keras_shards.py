@@ -51,6 +51,7 @@ def test_points_in_memory(curvature, tests, models):
         np.testing.assert_allclose(scores, expected, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", ["ekfac", "gauss_newton"])
 def test_scores_that_need_not_fit_go_over_the_shards(curvature, models, tmp_path, monkeypatch):
     _, model, whole = models

@@ -146,6 +146,7 @@ def test_refits_and_steps_without_points():
     np.testing.assert_allclose(validation.actual, whole.validate(*TEST, points=3).actual, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_shard_of_which_nothing_is_left():
     model = logistic().sharded(Here(), 45).fit().refit([4, 5])
     np.testing.assert_allclose(model.parameters, logistic().fit().refit([4, 5]).parameters, 1e-9)

@@ -47,6 +47,7 @@ def saved(monkeypatch):
     return numbers
 
 
+@pytest.mark.slow
 def test_a_worker_of_dask_is_killed_and_the_sweep_goes_on(undisturbed, saved, monkeypatch):
     distributed = pytest.importorskip("distributed")
     counting = study._save
@@ -72,6 +73,7 @@ def test_a_worker_of_dask_is_killed_and_the_sweep_goes_on(undisturbed, saved, mo
     np.testing.assert_array_equal(changes, undisturbed)
 
 
+@pytest.mark.slow
 def test_the_caller_is_killed_and_started_again(undisturbed, saved, tmp_path):
     checkpoint = tmp_path / "left_out.npz"
     call = (
