@@ -41,10 +41,13 @@ def leave_one_out_outputs(model: Any) -> np.ndarray:
 def _without_own_part(model):
     """Where only a point's own loss goes, its outputs are all that has to be known of it."""
     parts, first, n = [], 0, len(model.train)
-    inverse = model._exact.inverse(model.hessian("float64")) / n
-    forms_of = OutputForms(inverse, model.loss.outputs)
+    wide = model._wide_forms()
+    if wide is None:
+        inverse = model._exact.inverse(model.hessian("float64")) / n
+        forms_of = OutputForms(inverse, model.loss.outputs)
     for terms in point_terms(model):
-        forms = forms_of(terms.rows)
+        last = first + len(terms.rows)
+        forms = forms_of(terms.rows) if wide is None else wide[first:last, np.newaxis, np.newaxis]
         left = np.eye(forms.shape[1]) - terms.curvatures @ forms
         full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
         if len(full):
@@ -54,7 +57,7 @@ def _without_own_part(model):
             )
         corrected = np.linalg.solve(left, terms.slopes[:, :, np.newaxis])
         parts.append(terms.outputs + (forms @ corrected)[:, :, 0])
-        first += len(forms)
+        first = last
     return np.concatenate(parts)
 
 

@@ -14,7 +14,8 @@ from influence.data.types import Rows
 from influence.linear.array_functions import ArrayFunctions
 from influence.linear.functions import LinearLoss
 from influence.linear.penalty import Penalty
-from influence.solvers.preconditioners import InverseMatrix
+from influence.linear.wide import is_wide, wide_inverse
+from influence.solvers.preconditioners import InverseMatrix, UpdatedInverse
 
 # Parameters up to which the matrix is computed once: 32 MB.
 _KEPT_SIZE = 2000
@@ -29,6 +30,7 @@ class LinearHessian(HessianOperator):
         weights: W [d, c].
         penalty: the regulariser.
         loss: the loss on the logits.
+        scale: what x is multiplied by.
     """
 
     jit_compile = True
@@ -41,11 +43,12 @@ class LinearHessian(HessianOperator):
         weights: tf.Tensor,
         penalty: Penalty,
         loss: LinearLoss,
+        scale: float,
     ) -> None:
         weights = tf.convert_to_tensor(weights)
         super().__init__(int(tf.size(weights)), weights.dtype.as_numpy_dtype, len(labels))
         self._functions: Any = functions
-        self._x, self._loss = x, loss
+        self._x, self._loss, self._scale = x, loss, scale
         self._penalty = penalty
         self._matrix: np.ndarray | None = None
         self._curvature = functions.curvature(x, labels, weights)
@@ -92,17 +95,23 @@ class LinearHessian(HessianOperator):
         diagonal = self._functions.diagonal(self._x, self._curvature).numpy().ravel()
         return diagonal / self.num_examples + np.asarray(self._penalty.diagonal(), self.dtype)
 
-    def approximate_inverse(self) -> ClassInverse | InverseMatrix | None:
+    def approximate_inverse(self) -> ClassInverse | InverseMatrix | UpdatedInverse | None:
         """An approximation of H⁻¹ to precondition with, from some of the points.
 
-        With one logit it is the inverse of the matrix of every s-th point, else ``ClassInverse``
-        of its blocks. Two points a feature are enough. None for sparse points, as products with
-        them are cheaper than a dense matrix, and where the blocks would take more than a
-        gigabyte.
+        With one logit it is the inverse of the matrix of every s-th point, or ``wide_inverse`` of
+        all; with more, ``ClassInverse`` of its blocks. Two points a feature are enough. None for
+        sparse points, as products with them are cheaper than a dense matrix, and where the numbers
+        would take more than a gigabyte.
         """
-        d, c = self._x.shape[1], self._loss.outputs
-        if scipy.sparse.issparse(self._x) or c * d**2 > MAX_DENSE_SIZE**2:
+        (n, d), c = self._x.shape, self._loss.outputs
+        wide = is_wide((n, d), self._loss, self._penalty)
+        if scipy.sparse.issparse(self._x) or c * d * (n if wide else d) > MAX_DENSE_SIZE**2:
             return None
+        if wide:
+            rows = self._x.numpy().astype(np.float64) * self._scale
+            curvature = np.asarray(self._curvature, np.float64)[:, 0]
+            largest = float(self.diagonal().max())
+            return wide_inverse(rows, curvature, self._penalty, self.damping, largest)
         every = slice(None, None, max(1, self.num_examples // (2 * d)))
         x, curvature = self._x[every], self._curvature[every]
         # Without a ridge the null space must stay finite; any positive number serves there.

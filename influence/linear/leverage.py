@@ -97,9 +97,17 @@ class LinearRemoval(Removal):
         return self._asked_solver is None and size > EXACT_SIZE and rows >= size
 
     def _solver_for(self, sets):
-        if self._large(sets):
+        if self._large(sets) or self._flat():
             return self._model._solver_for(self._asked)
         return super()._solver_for(sets)
+
+    def _flat(self):
+        """Whether there are so many more parameters than points that a solve for each of them takes
+        less than a matrix of all parameters."""
+        if self._asked_solver is not None or self._asked is not None:
+            return False
+        n, d = len(self._model.train), self._model.weights.shape[0]
+        return 2 * n <= d and self._model._wide_forms() is not None
 
     def _newton_of_large(self, sets, solver):
         for members, mass in zip(sets.members, self._masses(sets)):

@@ -19,7 +19,6 @@ from influence.fitting.newton import minimize
 from influence.linear.diagnostics import cooks_distance, dfbetas, leave_one_out_outputs
 from influence.linear.forms import inverse_for_forms
 from influence.linear.functions import LinearLoss
-from influence.linear.gram import dense_gram, quadratic_forms, sparse_gram
 from influence.linear.hessian import ClassInverse
 from influence.linear.leverage import LinearRemoval
 from influence.linear.penalty import Penalty, Ridge
@@ -28,10 +27,11 @@ from influence.linear.scans import LinearScans, as_array
 from influence.linear.separability import LP_SIZE, is_separable, no_minimum
 from influence.linear.sharded import ShardedLinearScans, recipe_of
 from influence.linear.terms import point_terms
+from influence.linear.wide import wide_forms
 from influence.objective.generic_neural_net import EXACT_SIZE, GenericNeuralNet
 from influence.objective.minimum import ConvergenceWarning
 from influence.solvers.exact import Exact
-from influence.solvers.preconditioners import InverseMatrix, KeptInverse
+from influence.solvers.preconditioners import InverseMatrix, KeptInverse, UpdatedInverse
 from influence.solvers.solution import Operator, Solver
 
 # fit() stops at this gradient norm relative to the one at θ = 0. It computes in float64, and what
@@ -207,7 +207,7 @@ class LinearModel(GenericNeuralNet):
         """The Hessian itself: the logits are linear in the parameters."""
         return self.hessian()
 
-    def preconditioner(self) -> ClassInverse | InverseMatrix | None:
+    def preconditioner(self) -> ClassInverse | InverseMatrix | UpdatedInverse | None:
         """``approximate_inverse`` of this Hessian, computed once."""
         if "preconditioner" not in self._at_theta:
             self._at_theta["preconditioner"] = self.hessian().approximate_inverse()
@@ -226,14 +226,14 @@ class LinearModel(GenericNeuralNet):
 
         For that the matrix is inverted once, where the solver is ``Exact``, or none is given and it
         takes less than a solve for every point. Wide data (n ≤ d) with one logit go through the n×n
-        Gram matrix.
+        Gram matrix of the points.
         """
         self._warn_unless_at_minimum(curvature)
         number = len(self.train) if train_indices is None else np.size(train_indices)
         largest = max(EXACT_SIZE, min(_PARAMETERS_A_POINT * number, MAX_DENSE_SIZE))
         fits = self.num_parameters <= largest
         asked = any(option is not None for option in (solver, curvature, train_indices))
-        if not asked and (self._wide_ridge or (fits and not strict)):
+        if not asked and ((fits and not strict) or self._wide_forms() is not None):
             return self._own_terms()[0].astype(self.dtype)
         exact = self._exact if solver is None and fits else solver
         if isinstance(exact, Exact) and self.num_parameters <= MAX_DENSE_SIZE:
@@ -383,29 +383,24 @@ class LinearModel(GenericNeuralNet):
         """Self-influences [n] and leverages [n] of all training points, computed at once."""
         if "own terms" not in self._at_theta:
             self._at_theta["own terms"] = (
-                self._wide_terms() if self._wide_ridge else self._terms_by_inverse()
+                self._terms_by_inverse() if self._wide_forms() is None else self._wide_terms()
             )
         return self._at_theta["own terms"]
 
     def _terms_by_inverse(self):
         return self.scans.own_terms(self._exact.inverse(self.hessian("float64")))
 
-    @property
-    def _wide_ridge(self) -> float:
-        """λ where forms go through the Gram matrix of the points, else 0."""
-        wide = len(self.train) <= self.weights.shape[0] and self.loss.outputs == 1
-        return self.penalty.strength if wide and isinstance(self.penalty, Ridge) else 0.0
-
     def _wide_terms(self):
-        n, (x, _) = len(self.train), self.scans.matrix
-        if scipy.sparse.issparse(x):
-            gram = sparse_gram(x.astype(np.float64) * self.train.scale)
-        else:
-            gram = dense_gram(as_array(x), self.train.scale)
         parts = [(terms.slopes, terms.curvatures) for terms in point_terms(self)]
         slopes, curvatures = (np.concatenate(part).ravel() for part in zip(*parts))
-        forms = quadratic_forms(gram, curvatures, n * self._wide_ridge)
-        return n * slopes**2 * forms, curvatures * forms
+        forms = self._wide_forms()
+        return len(self.train) * slopes**2 * forms, curvatures * forms
+
+    def _wide_forms(self):
+        """``wide_forms``, computed once."""
+        if "wide forms" not in self._at_theta:
+            self._at_theta["wide forms"] = wide_forms(self)
+        return self._at_theta["wide forms"]
 
     def _pull(self, thetas):
         """The regulariser's gradient at every column of ``thetas`` [p, k]: [p, k]."""

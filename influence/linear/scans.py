@@ -96,8 +96,8 @@ class LinearScans(Scans):
         """The Hessian of the model's objective at ``theta`` [p]."""
         model = self._model
         weights = tf.reshape(tf.constant(theta, dtype), model.weights.shape)
-        functions = self.functions(dtype)
-        return LinearHessian(functions, *self.matrix, weights, model.penalty, model.loss)
+        about = model.penalty, model.loss, model.train.scale
+        return LinearHessian(self.functions(dtype), *self.matrix, weights, *about)
 
     def own_terms(
         self, inverse: np.ndarray, indices: ArrayLike | None = None

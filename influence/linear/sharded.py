@@ -27,7 +27,7 @@ from influence.linear.scans import LinearScans
 from influence.linear.terms import point_terms
 from influence.objective.sharded import ShardedScans, check_like
 from influence.sharding.sharding import Sharding
-from influence.solvers.preconditioners import InverseMatrix
+from influence.solvers.preconditioners import InverseMatrix, UpdatedInverse
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class ShardedLinearHessian(ShardedHessian):
         super().__init__(sharding, "hessian", theta, theta.dtype, regularizer, lambda: True)
         self._model = model
 
-    def approximate_inverse(self) -> ClassInverse | InverseMatrix | None:
+    def approximate_inverse(self) -> ClassInverse | InverseMatrix | UpdatedInverse | None:
         """As of ``LinearHessian``: of the same points."""
         model = self._model
         every = max(1, self.num_examples // (2 * model.weights.shape[0]))
@@ -174,7 +174,8 @@ class ShardedLinearHessian(ShardedHessian):
         rows = model.scans.rows(x)
         weights = tf.constant(self._theta.reshape(model.weights.shape))
         functions = model.scans.functions(self.dtype, rows)
-        few = LinearHessian(functions, rows, labels, weights, model.penalty, model.loss)
+        about = model.penalty, model.loss, model.train.scale
+        few = LinearHessian(functions, rows, labels, weights, *about)
         return (few + self.damping).approximate_inverse()
 
 

@@ -1,0 +1,150 @@
+"""More features than points: n×n matrices give what d×d ones do, and no d×d one is made."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn.linear_model import ElasticNet, LinearRegression, LogisticRegression, Ridge, RidgeCV
+
+from influence import BinaryLogisticRegression, Dataset, Exact, from_sklearn
+from influence.curvature.operator import HessianOperator
+from influence.linear.gram import gram, quadratic_forms
+from influence.linear.wide import wide_forms
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((20, 50)) * (RANDOM.random((20, 50)) < 0.7)
+Y = X[:, :3].sum(axis=1) + 0.5 * RANDOM.standard_normal(20) + 2
+LABELS = (np.median(Y) < Y).astype(int)
+LABELS[[2, 5]] = 1 - LABELS[[2, 5]]
+WEIGHTS = np.where(np.arange(20) == 7, 0.0, RANDOM.random(20) + 0.5)
+
+MODELS = {
+    "ridge": lambda x: from_sklearn(Ridge(2.0).fit(x, Y), x, Y),
+    "weighted ridge": lambda x: from_sklearn(
+        Ridge(2.0).fit(x, Y, sample_weight=WEIGHTS), x, Y, sample_weight=WEIGHTS
+    ),
+    "logistic": lambda x: from_sklearn(LogisticRegression(tol=1e-10).fit(x, LABELS), x, LABELS),
+    "no intercept": lambda x: from_sklearn(
+        LogisticRegression(tol=1e-10, fit_intercept=False).fit(x, LABELS), x, LABELS
+    ),
+    "elastic net": lambda x: from_sklearn(ElasticNet(0.1, tol=1e-10).fit(x, Y), x, Y),
+    "own": lambda x: BinaryLogisticRegression(Dataset(x, LABELS, 0.5), 0.02, "float64").fit(),
+}
+
+
+@pytest.fixture
+def no_matrices(monkeypatch):
+    """To be called: after it a test fails where a d×d matrix is made, factored or inverted."""
+
+    def forbid():
+        for name in ("inverse", "factor"):
+            monkeypatch.setattr(Exact, name, lambda *_: pytest.fail("a matrix of all parameters"))
+        monkeypatch.setattr(HessianOperator, "dense", lambda self: pytest.fail("a dense Hessian"))
+
+    return forbid
+
+
+@pytest.fixture(params=["dense", "sparse"])
+def x(request):
+    return scipy.sparse.csr_array(X) if request.param == "sparse" else X
+
+
+def dense_forms(model):
+    """x_iᵀ(nH)⁻¹x_i and the curvature of each point, by a dense inverse."""
+    inverse = np.linalg.inv(model.hessian("float64").dense()) / len(model.train)
+    rows = X * model.train.scale
+    if model.num_parameters > rows.shape[1]:
+        rows = np.column_stack([rows, np.full(len(rows), model.bias)])
+    return np.einsum("ni,ij,nj->n", rows, inverse, rows)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-12, 0.0])
+@pytest.mark.parametrize("free", [1, 3])
+def test_quadratic_forms_with_free_features(smallest, free):
+    strengths = np.append(RANDOM.random(50 - free) + 0.1, np.zeros(free))
+    weights = np.where(np.arange(20) < 5, smallest, RANDOM.random(20))
+    inverse = np.linalg.inv((X.T * weights) @ X + np.diag(strengths))
+    truth = np.einsum("ni,ij,nj->n", X, inverse, X)
+    scales = np.append(1 / np.sqrt(strengths[:-free]), np.zeros(free))
+    forms = quadratic_forms(gram(X, scales), weights, X[:, -free:])
+    np.testing.assert_allclose(forms, truth, rtol=1e-9)
+
+
+@pytest.mark.parametrize("block", [7, 10_000])
+def test_gram_matrices(x, block, monkeypatch):
+    monkeypatch.setattr("influence.linear.gram._BLOCK", block * 20)
+    scales = RANDOM.random(50)
+    np.testing.assert_allclose(gram(x, scales), (X * scales) @ (X * scales).T, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_leverages_and_self_influences(name, x):
+    if name == "elastic net" and scipy.sparse.issparse(x):
+        pytest.skip("scikit-learn fits other digits to sparse points")
+    model = MODELS[name](x)
+    forms = dense_forms(model)
+    np.testing.assert_allclose(wide_forms(model), forms, rtol=1e-7)
+    own, leverages = model.scans.own_terms(np.linalg.inv(model.hessian("float64").dense()))
+    np.testing.assert_allclose(model.self_influence(), own, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(model.leverage(), leverages, rtol=1e-7, atol=1e-12)
+
+
+def test_leave_one_out_is_that_of_ridge_cv(no_matrices):
+    model = from_sklearn(Ridge(2.0).fit(X, Y), X, Y)
+    no_matrices()
+    oracle = RidgeCV([2.0], store_cv_results=True, scoring=None).fit(X, Y)
+    errors = np.square(model.leave_one_out_outputs()[:, 0] - Y)
+    np.testing.assert_allclose(errors, oracle.cv_results_.ravel(), rtol=1e-8)
+
+
+def test_leave_one_out_of_classes_is_a_newton_step(no_matrices, x):
+    model = MODELS["logistic"](x)
+    no_matrices()
+    outputs = model.leave_one_out_outputs()
+    weights = np.append(model.estimator.coef_[0], model.estimator.intercept_)
+    rows = np.column_stack([X, np.ones(20)])
+    for i in (2, 11):
+        keep = np.arange(20) != i
+        p = 1 / (1 + np.exp(-rows[keep] @ weights))
+        hessian = (rows[keep].T * (p * (1 - p))) @ rows[keep] + np.diag(np.append(np.ones(50), 0))
+        gradient = rows[keep].T @ (p - LABELS[keep]) + np.append(weights[:-1], 0)
+        step = weights - np.linalg.solve(hessian, gradient)
+        np.testing.assert_allclose(outputs[i], rows[i] @ step, rtol=1e-6)
+
+
+def test_free_features_that_the_points_do_not_determine():
+    # Two free constants: the Gram matrix has no answer, and the inverse on the range of H has.
+    twice = np.column_stack([np.ones(20), np.ones(20)])
+    with pytest.raises(np.linalg.LinAlgError, match="do not determine the features"):
+        quadratic_forms(X @ X.T, np.ones(20), twice)
+    with pytest.raises(np.linalg.LinAlgError, match="do not determine the features"):
+        quadratic_forms(X @ X.T, np.zeros(20), np.ones((20, 1)))
+    model = from_sklearn(LinearRegression().fit(X, Y), X, Y)
+    assert wide_forms(model) is None
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "elastic net"])
+def test_the_approximate_inverse_is_the_inverse(name, damping, no_matrices):
+    hessian = MODELS[name](X).hessian("float64") + damping
+    no_matrices()
+    block = RANDOM.standard_normal((hessian.shape[0], 3))
+    solved = hessian.approximate_inverse() @ block
+    # What has no penalty gets a millionth of the largest curvature: a few products correct that.
+    np.testing.assert_allclose(hessian @ solved, block, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ridge", "weighted ridge", "logistic", "own"])
+@pytest.mark.parametrize("order", ["first", "newton"])
+def test_scores_of_more_parameters_than_are_factored(name, order, monkeypatch, no_matrices):
+    model = MODELS[name](X)
+    y = model.train.labels
+    truth = model.influence_on_loss(X[:4], y[:4], order=order)
+    sets = model.influence_of_sets([[3], [4, 5, 9]], X[:4], y[:4], order=order)
+    monkeypatch.setattr("influence.objective.generic_neural_net.EXACT_SIZE", 10)
+    monkeypatch.setattr("influence.linear.leverage.EXACT_SIZE", 10)
+    model = MODELS[name](X)
+    no_matrices()
+    scores = model.influence_on_loss(X[:4], y[:4], order=order)
+    np.testing.assert_allclose(scores, truth, rtol=1e-4, atol=1e-6 * np.abs(truth).max())
+    of_sets = model.influence_of_sets([[3], [4, 5, 9]], X[:4], y[:4], order=order)
+    np.testing.assert_allclose(of_sets, sets, rtol=1e-4, atol=1e-6 * np.abs(sets).max())
