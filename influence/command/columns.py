@@ -58,7 +58,7 @@ class Columns:
         parts = {name: as_numbers(x[name], path) for name in self.numbers}
         for name in self.dates:
             parts[name] = _as_dates(x[name], self.zones.get(name))
-            check_rows(x[name], parts[name].notna(), path, "dates such as 2024-05-31")
+            check_rows(x[name], parts[name].notna().to_numpy(), path, "dates such as 2024-05-31")
         parts |= {name: as_texts(x[name]).fillna(_GAP) for name in self.categories}
         return pd.DataFrame(parts, index=x.index)
 
@@ -104,15 +104,14 @@ def columns_of(x: pd.DataFrame, path: Path) -> Columns:
     numbers, dates, categories, left_out = [], [], [], {}
     for name in x.columns:
         column = x[name]
-        values = column.dropna()
         if name.startswith("Unnamed: "):
             left_out[name] = "it has no name, as row numbers that were saved along"
-        elif values.empty:
+        elif column.isna().all():
             left_out[name] = "it is empty"
         elif _are_numbers(column):
             as_numbers(column, path)
             numbers.append(name)
-        elif _are_dates(values):
+        elif _are_dates(values := column.dropna()):
             dates.append(name)
         elif _are_names(values):
             left_out[name] = "nearly every row has another text in it"
@@ -133,17 +132,21 @@ def differences(x: pd.DataFrame, row: pd.Series, others: pd.DataFrame) -> pd.Dat
     Args:
         x, row, others: tidy.
     """
-    apart = {}
-    for name in x.columns:
+    numbers = [name for name, kind in x.dtypes.items() if pd.api.types.is_numeric_dtype(kind)]
+    values, there = x[numbers].astype(np.float64), others[numbers].astype(np.float64)
+    here = pd.Series(row[numbers].to_list(), numbers, np.float64)
+    # Of a column of one value, or one row, there is no deviation.
+    apart = (there - here) / values.std().where(values.max() > values.min(), 1.0)
+    parts = {}
+    for name in x.columns.difference(numbers, sort=False):
         column = x[name]
-        if column.dtype == object:
-            apart[name] = (others[name] != row[name]).astype(np.float64)
+        if _are_times(column):
+            spread = column.std() if column.nunique() > 1 else pd.Timedelta(days=1)
+            parts[name] = (others[name] - row[name]) / spread
         else:
-            # Of a column of one value, or one row, there is no deviation.
-            unit = pd.Timedelta(days=1) if _are_times(column) else 1.0
-            spread = column.std() if column.nunique() > 1 else unit
-            apart[name] = ((others[name] - row[name]) / spread).abs().fillna(0.0).astype(float)
-    return pd.DataFrame(apart, index=others.index)
+            parts[name] = (others[name] != row[name]).astype(np.float64)
+    apart = pd.concat([apart, pd.DataFrame(parts, index=others.index)], axis=1)
+    return apart[list(x.columns)].abs().fillna(0.0).astype(np.float64)
 
 
 def _are_numbers(column) -> bool:

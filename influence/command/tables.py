@@ -105,18 +105,18 @@ def as_numbers(column: pd.Series, path: Path) -> pd.Series:
         ValueError: names the first row that is text, or a number beyond computing.
     """
     if column.dtype.kind in "mMc":  # which have numbers in them, too
-        numbers = pd.Series(np.nan, column.index)
+        numbers = np.full(len(column), np.nan)
     else:
-        numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
-    check_rows(column, numbers.notna(), path, "numbers")
-    large = numbers.abs() > 1e100  # infinite, too
-    if large.any():
-        row = int(np.flatnonzero(large)[0])
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    check_rows(column, ~np.isnan(numbers), path, "numbers")
+    large = np.flatnonzero(np.abs(numbers) > 1e100)  # infinite, too
+    if len(large):
+        row = large[0]
         raise ValueError(
-            f"Column {column.name!r} of {path} has {numbers.iloc[row]:g} in row {row} (counted "
-            f"from 0), which is too large to compute with: mend it or leave it empty."
+            f"Column {column.name!r} of {path} has {numbers[row]:g} in row {row} (counted from 0), "
+            f"which is too large to compute with: mend it or leave it empty."
         )
-    return numbers
+    return pd.Series(numbers, column.index, name=column.name)
 
 
 def as_texts(column: pd.Series) -> pd.Series:
@@ -125,9 +125,11 @@ def as_texts(column: pd.Series) -> pd.Series:
     return texts.astype(object).where(column.notna())
 
 
-def check_rows(column: pd.Series, right: pd.Series, path: Path, what: str) -> None:
-    """Raise a ValueError that names the first row with a value that is not ``right``, so that the
-    column is not ``what`` it must be."""
+def check_rows(column: pd.Series, right: np.ndarray, path: Path, what: str) -> None:
+    """Raise a ValueError that names the first row with a value that is not ``right`` [n], so that
+    the column is not ``what`` it must be."""
+    if right.all():  # of tables of many columns most are
+        return
     wrong = np.flatnonzero(~right & column.notna())
     if len(wrong):
         raise ValueError(
