@@ -1,7 +1,8 @@
 """Put a run into `figures/published/`, which is committed: `make publish`, then commit.
 
 It takes what `make figures` left: a whole run, on real data, of the code of the last commit, and
-its own figures; and what the experiments beyond the seven left, where they ran. Else it says in a
+its own figures; and what the experiments beyond the seven left, where they ran. Those that did not,
+which take hours, stay as they are published, with the commit that they are of. Else it says in a
 sentence what is missing, and changes nothing.
 """
 
@@ -31,14 +32,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--figures-dir", type=Path, default=Path("figures"))
     options = parser.parse_args(arguments)
     try:
-        publish(options.output_dir, options.figures_dir)
+        stayed = publish(options.output_dir, options.figures_dir)
     except RefusedError as error:
         sys.exit(f"Not published: {error}")
+    for name, code in stayed.items():
+        print(f"{name} did not run: what is published of it stays, of commit {code}.")
     print(f"Published in {PUBLISHED.relative_to(ROOT)}: look at index.html, then commit.")
 
 
-def publish(output: Path, figures: Path, published: Path = PUBLISHED, root: Path = ROOT) -> None:
+def publish(
+    output: Path, figures: Path, published: Path = PUBLISHED, root: Path = ROOT
+) -> dict[str, str]:
     """Replace what is published with the run whose JSON files are in ``output``.
+
+    Returns:
+        The experiments beyond the seven that did not run and stay, with their commits.
 
     Raises:
         RefusedError: it is not whole, or not of real data, or not of the code of the last commit,
@@ -49,16 +57,15 @@ def publish(output: Path, figures: Path, published: Path = PUBLISHED, root: Path
     for name, record in records.items():
         check_data(name, record)
     check_code(records, root)
+    stay = read_records(published, [name for name in BEYOND if name not in records])
     files = {}
-    for name, record in records.items():
-        files |= own_figures(name, record, figures)
+    for of, source, drawn in ((records, output, figures), (stay, published, published)):
+        for name, record in of.items():
+            files |= own_figures(name, record, drawn) | numbers(name, source)
     check_replaced(files, published)
-    for name in records:
-        for ending in ("json", "csv"):
-            path = output / f"{name}.{ending}"
-            if path.exists():
-                files[path.name] = path.read_bytes()
-    replace(published, files, records)
+    every = records | stay
+    replace(published, files, {name: every[name] for name in EXPERIMENTS | BEYOND if name in every})
+    return {name: in_words(record) for name, record in stay.items()}
 
 
 def check_complete(records: dict[str, dict]) -> None:
@@ -119,6 +126,12 @@ def own_figures(name: str, record: dict, figures: Path) -> dict[str, bytes]:
     if not found:
         raise RefusedError(f"{name} has drawn no figure: {again}")
     return found
+
+
+def numbers(name: str, folder: Path) -> dict[str, bytes]:
+    """An experiment's record, and its table where it has one, by file name."""
+    paths = [folder / f"{name}.{ending}" for ending in ("json", "csv")]
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
 def check_replaced(files: dict[str, bytes], published: Path) -> None:

@@ -82,7 +82,7 @@ def published(repository):
 
 def run_publish(repository):
     figures = repository / "figures"
-    publish.publish(repository / "output", figures, figures / "published", repository)
+    return publish.publish(repository / "output", figures, figures / "published", repository)
 
 
 def refused(repository, words):
@@ -107,8 +107,34 @@ def test_publishes_what_ran_beyond_the_seven_with_its_table(ran):
     assert files.keys() >= {f"{name}.{ending}" for ending in ("png", "json", "csv")}
     for page in ("results.md", "index.html"):
         assert "what convergence does to influence" in files[page].decode()
-    (ran / "output" / f"{name}.json").unlink()
-    refused(ran, "did not draw fig2_training.png, which is published")
+
+
+def test_what_takes_hours_stays_with_its_commit_until_it_runs_again(ran):
+    """The trace of 500,000 steps is not lost with every other line of code, nor made newer."""
+    name, old = "fig2_training", git(ran, "rev-parse", "HEAD").strip()
+    write_figure(ran, name, b"old")
+    record = json.loads((ran / "output" / "fig1_components.json").read_text())
+    record |= {"experiment": name, "figures": {name: digest_of(ran, name)}}
+    folder = ran / "figures" / "published"
+    (folder / f"{name}.json").write_text(json.dumps(record))
+    (folder / f"{name}.csv").write_text("step,objective\n")
+    (ran / "figures" / f"{name}.png").rename(folder / f"{name}.png")
+    (ran / "influence" / "solver.py").write_text("exact = False\n")
+    new = commit(ran)
+    for other in EXPERIMENTS:
+        code = {"commit": new, "dirty": False}
+        change(ran, other, **code, drawn_by=code)
+    stays = {f"{name}.{ending}" for ending in ("png", "json", "csv")}
+    before = published(ran)
+    assert run_publish(ran) == {name: old[:12]}
+    after = published(ran)
+    assert {file: after[file] for file in stays} == {file: before[file] for file in stays}
+    lines = after["results.md"].decode().splitlines()
+    last = lines.index("## Beyond the paper: what convergence does to influence")
+    assert [new[:12] in line for line in lines if "commit:" in line] == [True] * 7 + [False]
+    assert f"commit: {old[:12]}" in lines[last + 2]
+    (folder / f"{name}.png").write_bytes(b"another")
+    refused(ran, "not of the numbers in fig2_training.json")
 
 
 def test_publishes_figures_reports_and_json_but_no_photograph(ran):
