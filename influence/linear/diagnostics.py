@@ -47,7 +47,7 @@ def _without_own_part(model):
         forms_of = OutputForms(inverse, model.loss.outputs)
     for terms in point_terms(model):
         last = first + len(terms.rows)
-        forms = forms_of(terms.rows) if wide is None else wide[first:last, np.newaxis, np.newaxis]
+        forms = forms_of(terms.rows) if wide is None else wide[first:last]
         left = np.eye(forms.shape[1]) - terms.curvatures @ forms
         full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
         if len(full):

@@ -12,6 +12,8 @@ from influence.data.types import Rows
 _SMALL_LEVERAGE = 1e-6
 # The smallest eigenvalue of the free features' correlations that is no rounding.
 _DETERMINED = 1e-8
+# A form that is less than this part of what it is the difference of has lost half of its digits.
+_HALF = 1e-8
 # Numbers of a block that are made dense, or converted, at a time.
 _BLOCK = 2**21
 
@@ -74,6 +76,47 @@ def quadratic_forms(gram: np.ndarray, weights: np.ndarray, free: np.ndarray) -> 
     weighted = root[:, np.newaxis] * gram[:, small]
     forms[small] = np.diagonal(gram)[small] - np.sum(np.square(inverse @ weighted), axis=0)
     forms[small] += np.sum(np.square((free[small] - weighted.T @ solved) @ schur.T), axis=1)
+    return forms
+
+
+def block_forms(
+    gram: np.ndarray, roots: np.ndarray, free: np.ndarray, penalty: np.ndarray
+) -> np.ndarray:
+    """The same with c outputs: X_iᵀ (Σ X_i A_i X_iᵀ + N)⁻¹ X_i, X_i = x_i ⊗ I, of each row.
+
+    With R_i R_iᵀ = A_i, R of all of them, K = PN⁻¹Pᵀ ⊗ I, M = I + RᵀKR, V = RᵀK, T = Rᵀ(Q ⊗ I),
+    W = Q ⊗ I − VᵀM⁻¹T and B the penalty of Q they are the blocks [n, c, c] on the diagonal of
+    K − VᵀM⁻¹V + W (B + TᵀM⁻¹T)⁻¹ Wᵀ.
+
+    Args:
+        gram: PN⁻¹Pᵀ [n, n], float64.
+        roots: R_i, [n, c, c].
+        free: Q [n, f]; f may be 0.
+        penalty: B [f·c, f·c].
+
+    Raises:
+        numpy.linalg.LinAlgError: the points do not determine the free features, or less than half
+            of the digits of a form are left.
+    """
+    n, c, _ = roots.shape
+    along = np.einsum("ji,jba->jaib", gram, roots).reshape(n * c, n, c)
+    system = np.matmul(along.transpose(1, 0, 2), roots).transpose(1, 0, 2).reshape(n * c, n * c)
+    system[np.diag_indices(n * c)] += 1
+    factor = scipy.linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+    through = np.einsum("jf,jba->jafb", free, roots).reshape(n * c, -1)
+    sides = np.concatenate([along.reshape(n * c, n * c), through], axis=1)
+    solved = scipy.linalg.solve_triangular(factor, sides, lower=True, check_finite=False)
+    solved, through = np.split(solved, [n * c], axis=1)
+    by_point = solved.reshape(n * c, n, c)
+    prior = np.diagonal(gram)
+    forms = prior[:, np.newaxis, np.newaxis] * np.eye(c)
+    forms -= np.einsum("kib,kid->ibd", by_point, by_point, optimize=True)
+    schur = _inverse_factor(penalty + through.T @ through)
+    left = np.einsum("if,bd->ibfd", free, np.eye(c)).reshape(n * c, -1) - solved.T @ through
+    left = (left @ schur.T).reshape(n, c, -1)
+    forms += left @ left.transpose(0, 2, 1)
+    if (np.trace(forms, axis1=1, axis2=2) < _HALF * c * prior).any():
+        raise np.linalg.LinAlgError("The penalty is too small beside the points.")
     return forms
 
 

@@ -98,20 +98,18 @@ class LinearHessian(HessianOperator):
     def approximate_inverse(self) -> ClassInverse | InverseMatrix | UpdatedInverse | None:
         """An approximation of H⁻¹ to precondition with, from some of the points.
 
-        With one logit it is the inverse of the matrix of every s-th point, or ``wide_inverse`` of
-        all; with more, ``ClassInverse`` of its blocks. Two points a feature are enough. None for
-        sparse points, as products with them are cheaper than a dense matrix, and where the numbers
-        would take more than a gigabyte.
+        With one logit it is the inverse of the matrix of every s-th point, with more
+        ``ClassInverse`` of its blocks: two points a feature are enough. Of no more points than
+        features it is ``wide_inverse`` of all. None for sparse points, as products with them are
+        cheaper than a dense matrix, and where the numbers would take more than a gigabyte.
         """
         (n, d), c = self._x.shape, self._loss.outputs
-        wide = is_wide((n, d), self._loss, self._penalty)
-        if scipy.sparse.issparse(self._x) or c * d * (n if wide else d) > MAX_DENSE_SIZE**2:
+        if scipy.sparse.issparse(self._x):
             return None
-        if wide:
-            rows = self._x.numpy().astype(np.float64) * self._scale
-            curvature = np.asarray(self._curvature, np.float64)[:, 0]
-            largest = float(self.diagonal().max())
-            return wide_inverse(rows, curvature, self._penalty, self.damping, largest)
+        if is_wide((n, d), self._loss, self._penalty) and d * n * c**2 <= MAX_DENSE_SIZE**2:
+            return self._wide_inverse()
+        if c * d**2 > MAX_DENSE_SIZE**2:
+            return None
         every = slice(None, None, max(1, self.num_examples // (2 * d)))
         x, curvature = self._x[every], self._curvature[every]
         # Without a ridge the null space must stay finite; any positive number serves there.
@@ -122,6 +120,12 @@ class LinearHessian(HessianOperator):
             return ClassInverse(inverses, ridge)
         block = self._functions.dense_block(x, curvature, 0, 0).numpy().astype(np.float64)
         return InverseMatrix(block / x.shape[0] + ridge * np.eye(d))
+
+    def _wide_inverse(self):
+        rows = self._x.numpy().astype(np.float64) * self._scale
+        curvatures = np.asarray(self._loss.curvature_matrix(tf.constant(self._curvature)))
+        largest = float(self.diagonal().max())
+        return wide_inverse(rows, curvatures, self._penalty, self.damping, largest)
 
 
 class ClassInverse:

@@ -225,8 +225,8 @@ class LinearModel(GenericNeuralNet):
         s_i = ∂ℓ/∂z and X_i = x̃_i ⊗ I, in float64 and one scan of the data.
 
         For that the matrix is inverted once, where the solver is ``Exact``, or none is given and it
-        takes less than a solve for every point. Wide data (n ≤ d) with one logit go through the n×n
-        Gram matrix of the points.
+        takes less than a solve for every point. Wide data (n ≤ d) go through the Gram matrix of the
+        points.
         """
         self._warn_unless_at_minimum(curvature)
         number = len(self.train) if train_indices is None else np.size(train_indices)
@@ -392,9 +392,10 @@ class LinearModel(GenericNeuralNet):
 
     def _wide_terms(self):
         parts = [(terms.slopes, terms.curvatures) for terms in point_terms(self)]
-        slopes, curvatures = (np.concatenate(part).ravel() for part in zip(*parts))
+        slopes, curvatures = (np.concatenate(part) for part in zip(*parts))
         forms = self._wide_forms()
-        return len(self.train) * slopes**2 * forms, curvatures * forms
+        own = np.einsum("ia,iab,ib->i", slopes, forms, slopes)
+        return len(self.train) * own, np.einsum("iab,iab->i", curvatures, forms)
 
     def _wide_forms(self):
         """``wide_forms``, computed once."""

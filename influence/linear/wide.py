@@ -9,65 +9,98 @@ import scipy.sparse
 
 from influence.data.types import Rows
 from influence.linear.functions import LinearLoss
-from influence.linear.gram import gram, quadratic_forms
+from influence.linear.gram import block_forms, gram, quadratic_forms
 from influence.linear.penalty import Penalty
 from influence.linear.terms import point_terms
+from influence.solvers.downdate import roots
 from influence.solvers.preconditioners import UpdatedInverse
 
+# Of several outputs of all points: 200 MB a matrix.
+_MOST_OUTPUTS = 5000
 # What has no penalty gets one in an approximate inverse, so much of the largest curvature.
 _LITTLE = 1e-6
 
 
 def is_wide(shape: tuple[int, int], loss: LinearLoss, penalty: Penalty) -> bool:
-    """Whether n×n matrices will do: of n points of one logit and d features, n ≤ d, of which fewer
-    than n have no penalty."""
-    n, d = shape
-    if n > d or loss.outputs > 1 or not loss.convex:
+    """Whether matrices of the points' outputs will do: of n points and d features, n ≤ d, of which
+    fewer than n have no penalty and each other one the same for all outputs."""
+    (n, d), c = shape, loss.outputs
+    if n > d or not loss.convex or (c > 1 and n * c > _MOST_OUTPUTS):
         return False
-    return bool((np.broadcast_to(penalty.diagonal(), d) == 0).sum() < n)
+    strengths, free = _strengths(penalty, d, c)
+    alike = (strengths == strengths[:, :1])[~free].all()
+    return bool(free.sum() < n and alike)
 
 
 def wide_forms(model: Any) -> np.ndarray | None:
-    """x_iᵀ(nH)⁻¹x_i of every training point of a ``LinearModel`` by their Gram matrix: [n].
+    """X_iᵀ(nH)⁻¹X_i, X_i = x_i ⊗ I, of every training point of a ``LinearModel`` by the Gram matrix
+    of all: [n, c, c].
 
     None where they are not wide, and where they do not determine what has no penalty.
     """
-    n, d = len(model.train), model.weights.shape[0]
+    n, (d, c) = len(model.train), model.weights.shape
     if not is_wide((n, d), model.loss, model.penalty):
         return None
     x, _ = model.scans.matrix
     rows = x if scipy.sparse.issparse(x) else x.numpy()
-    strengths = n * np.broadcast_to(model.penalty.diagonal(), d)
-    free = np.flatnonzero(strengths == 0)
-    scales = np.full(d, model.train.scale, float)
-    unpenalised = rows[:, free] * scales[free]
+    strengths, free = _strengths(model.penalty, d, c)
+    columns = np.flatnonzero(free)
+    unpenalised = rows[:, columns] * float(model.train.scale)
     if scipy.sparse.issparse(rows):
         unpenalised = unpenalised.toarray()
-    scales[free] = 0
-    scales /= np.sqrt(np.where(strengths > 0, strengths, 1))
-    curvatures = np.concatenate([terms.curvatures[:, 0, 0] for terms in point_terms(model)])
+    scales = np.zeros(d)
+    scales[~free] = model.train.scale / np.sqrt(n * strengths[~free, 0])
+    curvatures = np.concatenate([terms.curvatures for terms in point_terms(model)])
+    between = gram(rows, scales)
     try:
-        return quadratic_forms(gram(rows, scales), curvatures, unpenalised)
+        if c == 1:
+            forms = quadratic_forms(between, curvatures.ravel(), unpenalised)
+            return forms[:, np.newaxis, np.newaxis]
+        block = n * _free_block(model.penalty, columns, (d, c))
+        return block_forms(between, roots(curvatures), unpenalised, block)
     except np.linalg.LinAlgError:
         return None
 
 
 def wide_inverse(
-    rows: Rows, curvature: np.ndarray, penalty: Penalty, damping: float, largest: float
+    rows: Rows, curvatures: np.ndarray, penalty: Penalty, damping: float, largest: float
 ) -> UpdatedInverse:
-    """The inverse of (1/n) Σ ℓ'' xxᵀ + B + damping, by Woodbury's formula.
+    """The inverse of (1/n) Σ X_i A_i X_iᵀ + B + damping, by Woodbury's formula.
 
     It is exact but for what has no penalty, which gets a little of ``largest``.
 
     Args:
         rows: x [n, d] in float64.
-        curvature: ℓ'' [n], at least 0.
+        curvatures: A [n, c, c].
         penalty: with the curvature B.
         damping: beside it.
         largest: of the diagonal of the sum.
     """
-    n, d = rows.shape
-    strengths = np.broadcast_to(penalty.diagonal(), d) + damping
-    strengths = np.where(strengths > 0, strengths, _LITTLE * largest)
-    inverse = scipy.sparse.diags_array(1 / strengths)
-    return UpdatedInverse(inverse, np.ascontiguousarray(rows.T), curvature / n)
+    (n, d), c = rows.shape, curvatures.shape[1]
+    strengths, free = _strengths(penalty, d, c)
+    columns = np.flatnonzero(free)
+    strengths = np.where(free[:, np.newaxis], _LITTLE * largest, strengths) + damping
+    inverse = scipy.sparse.diags_array(1 / strengths.ravel())
+    updates = np.einsum("ij,iba->jbia", rows, roots(curvatures / n)).reshape(d * c, n * c)
+    if c > 1 and len(columns):
+        # A softmax does not see what all outputs of a feature without a penalty have in common.
+        shared = np.zeros((d, c, len(columns) * c))
+        block = _free_block(penalty, columns, (d, c))
+        shared[columns] = roots(block).reshape(len(columns), c, -1)
+        updates = np.concatenate([updates, shared.reshape(d * c, -1)], axis=1)
+    return UpdatedInverse(inverse, updates, np.ones(updates.shape[1]))
+
+
+def _strengths(penalty, d, c):
+    """The diagonal of B [d, c], and which features have no penalty [d]."""
+    strengths = np.broadcast_to(penalty.diagonal(), d * c).reshape(d, c)
+    return strengths, penalty.free(d) | (strengths == 0).any(axis=1)
+
+
+def _free_block(penalty, columns, shape):
+    """B of the features at ``columns`` of d, with c outputs: [f·c, f·c]."""
+    (d, c), size = shape, len(columns) * shape[1]
+    block = np.zeros((d, c, size))
+    block[columns] = np.eye(size).reshape(len(columns), c, size)
+    product = np.asarray(penalty.product(block.reshape(d * c, size)))
+    return product.reshape(d, c, size)[columns].reshape(size, size)

@@ -3,18 +3,30 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from sklearn.linear_model import ElasticNet, LinearRegression, LogisticRegression, Ridge, RidgeCV
+from sklearn.linear_model import (
+    ElasticNet,
+    LinearRegression,
+    LogisticRegression,
+    Ridge,
+    RidgeClassifier,
+    RidgeCV,
+)
 
+import influence
 from influence import BinaryLogisticRegression, Dataset, Exact, from_sklearn
 from influence.curvature.operator import HessianOperator
-from influence.linear.gram import gram, quadratic_forms
+from influence.linear.forms import OutputForms
+from influence.linear.gram import block_forms, gram, quadratic_forms
 from influence.linear.wide import wide_forms
+from influence.solvers.downdate import roots
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((20, 50)) * (RANDOM.random((20, 50)) < 0.7)
 Y = X[:, :3].sum(axis=1) + 0.5 * RANDOM.standard_normal(20) + 2
 LABELS = (np.median(Y) < Y).astype(int)
 LABELS[[2, 5]] = 1 - LABELS[[2, 5]]
+TARGETS = np.column_stack([Y, X[:, 4] - Y])
+CLASSES = np.argsort(np.argsort(X[:, 3] + 0.5 * RANDOM.standard_normal(20))) % 3
 WEIGHTS = np.where(np.arange(20) == 7, 0.0, RANDOM.random(20) + 0.5)
 
 MODELS = {
@@ -28,6 +40,18 @@ MODELS = {
     ),
     "elastic net": lambda x: from_sklearn(ElasticNet(0.1, tol=1e-10).fit(x, Y), x, Y),
     "own": lambda x: BinaryLogisticRegression(Dataset(x, LABELS, 0.5), 0.02, "float64").fit(),
+    "softmax": lambda x: from_sklearn(LogisticRegression(tol=1e-10).fit(x, CLASSES), x, CLASSES),
+    "weighted softmax": lambda x: from_sklearn(
+        LogisticRegression(tol=1e-10).fit(x, CLASSES, sample_weight=WEIGHTS),
+        x,
+        CLASSES,
+        sample_weight=WEIGHTS,
+    ),
+    "own softmax": lambda x: influence.LogisticRegression(
+        Dataset(x, CLASSES, 0.5), 0.02, 3, "float64"
+    ).fit(),
+    "two targets": lambda x: from_sklearn(Ridge(2.0).fit(x, TARGETS), x, TARGETS),
+    "one against the rest": lambda x: from_sklearn(RidgeClassifier().fit(x, CLASSES), x, CLASSES),
 }
 
 
@@ -49,12 +73,12 @@ def x(request):
 
 
 def dense_forms(model):
-    """x_iᵀ(nH)⁻¹x_i and the curvature of each point, by a dense inverse."""
+    """X_iᵀ(nH)⁻¹X_i by a dense inverse."""
     inverse = np.linalg.inv(model.hessian("float64").dense()) / len(model.train)
     rows = X * model.train.scale
-    if model.num_parameters > rows.shape[1]:
+    if model.bias:
         rows = np.column_stack([rows, np.full(len(rows), model.bias)])
-    return np.einsum("ni,ij,nj->n", rows, inverse, rows)
+    return OutputForms(inverse, model.num_outputs)(rows)
 
 
 @pytest.mark.parametrize("smallest", [1.0, 1e-12, 0.0])
@@ -82,7 +106,7 @@ def test_leverages_and_self_influences(name, x):
         pytest.skip("scikit-learn fits other digits to sparse points")
     model = MODELS[name](x)
     forms = dense_forms(model)
-    np.testing.assert_allclose(wide_forms(model), forms, rtol=1e-7)
+    np.testing.assert_allclose(wide_forms(model), forms, rtol=1e-6, atol=1e-9 * forms.max())
     own, leverages = model.scans.own_terms(np.linalg.inv(model.hessian("float64").dense()))
     np.testing.assert_allclose(model.self_influence(), own, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(model.leverage(), leverages, rtol=1e-7, atol=1e-12)
@@ -111,6 +135,32 @@ def test_leave_one_out_of_classes_is_a_newton_step(no_matrices, x):
         np.testing.assert_allclose(outputs[i], rows[i] @ step, rtol=1e-6)
 
 
+@pytest.mark.parametrize("free", [0, 2])
+def test_block_forms(free):
+    random, c = np.random.default_rng(1), 3
+    factors = random.standard_normal((20, c, 2))  # singular, as a softmax's are
+    factors[4] = 0
+    curvatures = factors @ factors.transpose(0, 2, 1)
+    strengths = np.append(random.random(50 - free) + 0.1, np.zeros(free))
+    shared = random.standard_normal((free * c, free * c))
+    shared = shared @ shared.T
+    jacobians = np.einsum("ij,ab->iajb", X, np.eye(c)).reshape(20, c, 50 * c)
+    hessian = np.einsum("iap,iab,ibq->pq", jacobians, curvatures, jacobians)
+    hessian += np.diag(np.repeat(strengths, c))
+    hessian[(50 - free) * c :, (50 - free) * c :] += shared
+    truth = np.einsum("iap,pq,ibq->iab", jacobians, np.linalg.inv(hessian), jacobians)
+    scales = np.append(1 / np.sqrt(strengths[: 50 - free]), np.zeros(free))
+    forms = block_forms(gram(X, scales), roots(curvatures), X[:, 50 - free :], shared)
+    np.testing.assert_allclose(forms, truth, rtol=1e-9, atol=1e-9 * np.abs(truth).max())
+
+
+def test_forms_without_digits_are_not_given():
+    curvatures = np.tile(np.eye(2), (20, 1, 1))
+    nothing = X[:, :0], np.zeros((0, 0))
+    with pytest.raises(np.linalg.LinAlgError, match="too small beside the points"):
+        block_forms(X @ X.T / 1e-12, roots(curvatures), *nothing)
+
+
 def test_free_features_that_the_points_do_not_determine():
     # Two free constants: the Gram matrix has no answer, and the inverse on the range of H has.
     twice = np.column_stack([np.ones(20), np.ones(20)])
@@ -133,7 +183,7 @@ def test_the_approximate_inverse_is_the_inverse(name, damping, no_matrices):
     np.testing.assert_allclose(hessian @ solved, block, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["ridge", "weighted ridge", "logistic", "own"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "elastic net"])
 @pytest.mark.parametrize("order", ["first", "newton"])
 def test_scores_of_more_parameters_than_are_factored(name, order, monkeypatch, no_matrices):
     model = MODELS[name](X)
