@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.curvature.autodiff import AutodiffHessian
-from influence.curvature.loss_curvature import loss_matrices, loss_product
+from influence.curvature.loss_curvature import loss_matrices, loss_product, loss_scale
 from influence.data.batches import sum_over_batches
 from influence.data.types import PointTensors
 from influence.data.vectors import flatten, split
@@ -73,23 +73,24 @@ class GaussNewton(AutodiffHessian):
             tf.zeros(self.shape, self.dtype),
         )
 
-    def factors(self, points: PointTensors) -> tuple[np.ndarray, np.ndarray]:
+    def factors(self, points: PointTensors) -> tuple[np.ndarray, np.ndarray, float]:
         """J_i [m, c, p] and Λ_i [m, c, c] of single ``points``, (x, labels) as tensors: what each
-        of them has in n·G is J_iᵀ Λ_i J_i."""
+        of them has in n·G is J_iᵀ Λ_i J_i. And ``loss_scale``."""
         self._check_parameters()
-        jacobians, curvatures = self._compile("_traced_factors", points)(points)
-        return jacobians.numpy(), curvatures.numpy()
+        jacobians, curvatures, scale = self._compile("_traced_factors", points)(points)
+        return jacobians.numpy(), curvatures.numpy(), float(scale)
 
     def _traced_factors(self, points):
         x, labels = points
         model = self._model
         converted = model.convert(x)
-        curvatures = loss_matrices(model, model.logits(converted), labels)
-        return model.output_jacobians(converted), curvatures
+        logits = model.logits(converted)
+        curvatures = loss_matrices(model, logits, labels)
+        return model.output_jacobians(converted), curvatures, loss_scale(model, logits, labels)
 
     def _jacobian_product(self, x, labels):
         """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""
-        jacobians, curvatures = self._traced_factors((x, labels))
+        jacobians, curvatures, _ = self._traced_factors((x, labels))
         flat = [-1, self.shape[0]]
         return tf.matmul(
             tf.reshape(jacobians, flat),

@@ -26,12 +26,34 @@ def loss_product(
 
 def loss_matrices(model: Model, logits: tf.Tensor, labels: Tensors) -> tf.Tensor:
     """Λ_i of every point of a batch, [m, c, c]; traceable."""
+    product = loss_product(model, logits, labels)
+    outputs = int(np.prod(logits.shape[1:]))
+    return tf.stack([_column(product, logits, output) for output in range(outputs)], axis=1)
+
+
+def loss_scale(model: Model, logits: tf.Tensor, labels: Tensors) -> tf.Tensor:
+    """How large a batch's Λ is where outputs are 0, by the largest entry for the first of them; 0
+    where that is not finite. Traceable.
+
+    Where a softmax is sure, Λ = diag(p) − ppᵀ is the small difference of large numbers: these, not
+    Λ, say how much of it is rounding.
+    """
+    level = at_zero(logits)
+    largest = tf.reduce_max(tf.abs(_column(loss_product(model, level, labels), level, 0)))
+    return tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
+
+
+def at_zero(logits: tf.Tensor) -> tf.Tensor:
+    """Outputs that are 0, with the mask of ``logits``."""
+    level = tf.zeros_like(logits)
+    if getattr(logits, "_keras_mask", None) is not None:
+        level._keras_mask = logits._keras_mask
+    return level
+
+
+def _column(product, logits, output):
+    """Λ_i times the unit vector of an output: [m, c]."""
     shape = tf.shape(logits)
     size, outputs = shape[0], int(np.prod(logits.shape[1:]))
-    product = loss_product(model, logits, labels)
-
-    def of_output(output):
-        along = tf.one_hot(tf.fill([size], output), outputs, dtype=logits.dtype)
-        return tf.reshape(product(tf.reshape(along, shape)), [size, outputs])
-
-    return tf.stack([of_output(output) for output in range(outputs)], axis=1)
+    along = tf.one_hot(tf.fill([size], output), outputs, dtype=logits.dtype)
+    return tf.reshape(product(tf.reshape(along, shape)), [size, outputs])

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from influence.curvature.loss_curvature import loss_matrices, loss_product
+from influence.curvature.loss_curvature import at_zero, loss_matrices, loss_product, loss_scale
+from influence.solvers.downdate import ROUNDINGS
 
 # Up to this many outputs a point's Λ is taken apart by its eigenvectors; above, u is drawn.
 EXACT_OUTPUTS = 32
@@ -93,7 +94,9 @@ class LossRoots:
         chosen = tf.sort(order[-_counted(tf.gather(masses, order), left_out) :])
         roots = tf.gather(roots[::-1][:number], chosen, axis=1)
         roots = tf.reshape(roots, [number, tf.size(chosen), *logits.shape[1:]])
-        negative = tf.reduce_sum(kept - values)
+        unseen = ROUNDINGS * np.finfo(self._model.dtype).eps
+        unseen *= loss_scale(self._model, logits, labels)
+        negative = tf.reduce_sum(tf.nn.relu(-values - unseen))
         return roots, chosen, tf.stack([negative, tf.reduce_sum(tf.abs(values))])
 
     def _signs(self, logits, labels, rows, seed):
@@ -144,9 +147,7 @@ class LossRoots:
     def _softmax_scale(self, logits, labels):
         """s [m, ..., 1] with Λ = s (diag(p) − ppᵀ): it does not depend on the logits, and of those
         that are 0 it has all digits."""
-        level = tf.zeros_like(logits)
-        if getattr(logits, "_keras_mask", None) is not None:
-            level._keras_mask = logits._keras_mask
+        level = at_zero(logits)
         along = _direction(logits)
         unscaled = _softmax_curvature(tf.nn.softmax(level), along)
         product = loss_product(self._model, level, labels)(along)

@@ -40,8 +40,10 @@ class Softmax(LinearLoss):
         return weighted - self.probabilities(curvature)[:, :, tf.newaxis] * total
 
     def curvature_matrix(self, curvature: tf.Tensor) -> tf.Tensor:
+        # p(1 − p) as the sum of p times the others: where p is nearly 1, 1 − p has no digits.
         outer = curvature[:, :, tf.newaxis] * self.probabilities(curvature)[:, tf.newaxis, :]
-        return tf.linalg.diag(curvature) - outer
+        others = tf.linalg.set_diag(outer, tf.zeros_like(curvature))
+        return tf.linalg.diag(tf.reduce_sum(others, axis=2)) - others
 
     def probabilities(self, curvature: tf.Tensor) -> tf.Tensor:
         """softmax(z) from what ``curvature`` gives, [b, c]."""

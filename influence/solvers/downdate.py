@@ -6,12 +6,18 @@ import numpy as np
 
 # 1 minus a leverage below this is rounding.
 _FULL_LEVERAGE = 1e-10
-# A negative eigenvalue within this many roundings of the largest one is 0.
+# A negative eigenvalue within this many roundings of the largest one is 0, or within so many of the
+# numbers that it is the difference of.
 _ROUNDINGS = 1e3
+ROUNDINGS = 10
 
 
-def roots(blocks: np.ndarray) -> np.ndarray:
+def roots(blocks: np.ndarray, scale: float = 0.0) -> np.ndarray:
     """R with R Rᵀ = A for each of the symmetric ``blocks`` A [..., c, c], in float64.
+
+    Args:
+        blocks: A.
+        scale: of the numbers of which A is the difference, where they are larger.
 
     Raises:
         ValueError: one has a negative eigenvalue: it is of a loss that is not convex in the
@@ -23,13 +29,14 @@ def roots(blocks: np.ndarray) -> np.ndarray:
         >>> roots(np.array([[[4.0]], [[9.0]]])).ravel().tolist()
         [2.0, 3.0]
     """
-    rounding = _ROUNDINGS * np.finfo(blocks.dtype).eps
+    eps = np.finfo(blocks.dtype).eps
     blocks = blocks.astype(np.float64)
     if blocks.shape[-1] == 1:
         values, vectors = blocks[..., 0], np.ones_like(blocks)
     else:
         values, vectors = np.linalg.eigh(blocks)
-    if (values < -rounding * np.abs(values).max(initial=0.0)).any():
+    rounding = eps * max(_ROUNDINGS * np.abs(values).max(initial=0.0), ROUNDINGS * scale)
+    if (values < -rounding).any():
         raise ValueError(
             f"The loss of a point is not convex in the outputs (an eigenvalue of its second "
             f'derivative is {values.min():.2g}): order="newton" needs one that is; use '
@@ -93,13 +100,18 @@ class Downdated:
         return solution + self._solved @ (self._inner @ (self._rows @ solution))
 
 
-def scaled_rows(jacobians: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
+def scaled_rows(jacobians: np.ndarray, curvatures: np.ndarray, scale: float = 0.0) -> np.ndarray:
     """F with FᵀF = Σ JᵀAJ over points, from J [k, c, p] and A [k, c, c]: [k·c, p].
+
+    Args:
+        jacobians: J.
+        curvatures: A.
+        scale: as for ``roots``.
 
     Raises:
         ValueError: some A is not positive semi-definite.
     """
-    rows = np.swapaxes(roots(curvatures), -1, -2) @ jacobians
+    rows = np.swapaxes(roots(curvatures, scale), -1, -2) @ jacobians
     return rows.reshape(-1, rows.shape[-1])
 
 
