@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from influence.curvature.operator import MAX_DENSE_SIZE
 from influence.data.types import Rows
 from influence.linear.functions import LinearLoss
 from influence.linear.gram import block_forms, gram, quadratic_forms
@@ -15,8 +16,6 @@ from influence.linear.terms import point_terms
 from influence.solvers.downdate import roots
 from influence.solvers.preconditioners import UpdatedInverse
 
-# Of several outputs of all points: 200 MB a matrix.
-_MOST_OUTPUTS = 5000
 # What has no penalty gets one in an approximate inverse, so much of the largest curvature.
 _LITTLE = 1e-6
 
@@ -25,7 +24,7 @@ def is_wide(shape: tuple[int, int], loss: LinearLoss, penalty: Penalty) -> bool:
     """Whether matrices of the points' outputs will do: of n points and d features, n ≤ d, of which
     fewer than n have no penalty and each other one the same for all outputs."""
     (n, d), c = shape, loss.outputs
-    if n > d or not loss.convex or (c > 1 and n * c > _MOST_OUTPUTS):
+    if n > d or n * c > MAX_DENSE_SIZE or not loss.convex:
         return False
     strengths, free = _strengths(penalty, d, c)
     alike = (strengths == strengths[:, :1])[~free].all()

@@ -172,6 +172,15 @@ def test_free_features_that_the_points_do_not_determine():
     assert wide_forms(model) is None
 
 
+def test_more_points_than_a_matrix_is_made_for(monkeypatch):
+    model = MODELS["softmax"](X)
+    leverage = model.leverage()
+    monkeypatch.setattr("influence.linear.wide.MAX_DENSE_SIZE", 59)  # of 20 points, 3 outputs each
+    model = MODELS["softmax"](X)
+    assert wide_forms(model) is None
+    np.testing.assert_allclose(model.leverage(), leverage, rtol=1e-6)
+
+
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "elastic net"])
 def test_the_approximate_inverse_is_the_inverse(name, damping, no_matrices):
