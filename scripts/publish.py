@@ -1,9 +1,9 @@
 """Put a run into `figures/published/`, which is committed: `make publish`, then commit.
 
-It takes what `make figures` left: a whole run, on real data, of the code of the last commit, and
-its own figures; and what the experiments beyond the seven left, where they ran. Those that did not,
-which take hours, stay as they are published, with the commit that they are of. Else it says in a
-sentence what is missing, and changes nothing.
+It takes what `make figures` left: all seven, on real data, of the code of the last commit, and
+their own figures; and what the experiments beyond them left, where they ran. What did not run,
+one of those or the seven, stays as it is published, with the commit that it is of. Else it says in
+a sentence what is missing, and changes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from scripts.report.commit import ROOT, in_words, same_code, version
 from scripts.report.results import BEYOND, EXPERIMENTS, read_records, write_reports
 
+_TITLES = EXPERIMENTS | BEYOND
 PUBLISHED = ROOT / "figures" / "published"
 
 
@@ -46,32 +47,32 @@ def publish(
     """Replace what is published with the run whose JSON files are in ``output``.
 
     Returns:
-        The experiments beyond the seven that did not run and stay, with their commits.
+        The experiments that did not run and stay, with their commits.
 
     Raises:
         RefusedError: it is not whole, or not of real data, or not of the code of the last commit,
             or the figures are not its own. Nothing is changed.
     """
-    records = read_records(output, EXPERIMENTS | BEYOND)
+    records = read_records(output, _TITLES)
     check_complete(records)
     for name, record in records.items():
         check_data(name, record)
     check_code(records, root)
-    stay = read_records(published, [name for name in BEYOND if name not in records])
+    stay = read_records(published, [name for name in _TITLES if name not in records])
     files = {}
     for of, source, drawn in ((records, output, figures), (stay, published, published)):
         for name, record in of.items():
             files |= own_figures(name, record, drawn) | numbers(name, source)
     check_replaced(files, published)
     every = records | stay
-    replace(published, files, {name: every[name] for name in EXPERIMENTS | BEYOND if name in every})
+    replace(published, files, {name: every[name] for name in _TITLES if name in every})
     return {name: in_words(record) for name, record in stay.items()}
 
 
 def check_complete(records: dict[str, dict]) -> None:
-    """Every experiment has numbers."""
+    """There are numbers, and of the seven experiments all have some, or none."""
     missing = [name for name in EXPERIMENTS if name not in records]
-    if missing:
+    if not records or 0 < len(missing) < len(EXPERIMENTS):
         raise RefusedError(f"{', '.join(missing)} did not run; `make figures` runs everything.")
 
 

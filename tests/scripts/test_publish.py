@@ -160,6 +160,29 @@ def test_publishes_figures_reports_and_json_but_no_photograph(ran):
     assert published(ran) == files
 
 
+def test_what_is_beyond_the_paper_may_be_published_alone(ran):
+    """The seven stay one run of one commit, and what took hours joins them, of its own."""
+    run_publish(ran)
+    before, old = published(ran), git(ran, "rev-parse", "HEAD").strip()
+    (ran / "influence" / "solver.py").write_text("exact = False\n")
+    code = {"commit": commit(ran), "dirty": False}
+    name = "datamodeling_mnist"
+    write_figure(ran, name)
+    record = json.loads((ran / "output" / "fig1_components.json").read_text())
+    record |= {"experiment": name, "figures": {name: digest_of(ran, name)}, **code}
+    for path in (ran / "output").iterdir():
+        path.unlink()
+    (ran / "output" / f"{name}.json").write_text(json.dumps(record | {"drawn_by": code}))
+    assert run_publish(ran) == dict.fromkeys(EXPERIMENTS, old[:12])
+    after = published(ran)
+    pages = {"results.md", "index.html"}
+    assert {file: after[file] for file in before.keys() - pages} == {
+        file: before[file] for file in before.keys() - pages
+    }
+    assert after.keys() - before.keys() == {f"{name}.json", f"{name}.png"}
+    assert code["commit"][:12] in after["results.md"].decode()
+
+
 @pytest.mark.parametrize(
     ("items", "words"),
     [
