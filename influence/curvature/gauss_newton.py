@@ -73,12 +73,12 @@ class GaussNewton(AutodiffHessian):
             tf.zeros(self.shape, self.dtype),
         )
 
-    def factors(self, points: PointTensors) -> tuple[np.ndarray, np.ndarray, float]:
+    def factors(self, points: PointTensors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """J_i [m, c, p] and Λ_i [m, c, c] of single ``points``, (x, labels) as tensors: what each
-        of them has in n·G is J_iᵀ Λ_i J_i. And ``loss_scale``."""
+        of them has in n·G is J_iᵀ Λ_i J_i. And their ``loss_scale`` [m]."""
         self._check_parameters()
         jacobians, curvatures, scale = self._compile("_traced_factors", points)(points)
-        return jacobians.numpy(), curvatures.numpy(), float(scale)
+        return jacobians.numpy(), curvatures.numpy(), scale.numpy()
 
     def _traced_factors(self, points):
         x, labels = points

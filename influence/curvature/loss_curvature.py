@@ -32,14 +32,15 @@ def loss_matrices(model: Model, logits: tf.Tensor, labels: Tensors) -> tf.Tensor
 
 
 def loss_scale(model: Model, logits: tf.Tensor, labels: Tensors) -> tf.Tensor:
-    """How large a batch's Λ is where outputs are 0, by the largest entry for the first of them; 0
-    where that is not finite. Traceable.
+    """How large each point's Λ is where outputs are 0, by the largest entry for the first of them;
+    0 where that is not finite: [m]. Traceable.
 
     Where a softmax is sure, Λ = diag(p) − ppᵀ is the small difference of large numbers: these, not
     Λ, say how much of it is rounding.
     """
     level = at_zero(logits)
-    largest = tf.reduce_max(tf.abs(_column(loss_product(model, level, labels), level, 0)))
+    entries = tf.abs(_column(loss_product(model, level, labels), level, 0))
+    largest = tf.reduce_max(entries, axis=1)
     return tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from influence.curvature.loss_curvature import at_zero, loss_matrices, loss_product, loss_scale
-from influence.solvers.downdate import ROUNDINGS
+from influence.solvers.downdate import DIFFERENCE_ROUNDINGS
 
 # Up to this many outputs a point's Λ is taken apart by its eigenvectors; above, u is drawn.
 EXACT_OUTPUTS = 32
@@ -94,9 +94,9 @@ class LossRoots:
         chosen = tf.sort(order[-_counted(tf.gather(masses, order), left_out) :])
         roots = tf.gather(roots[::-1][:number], chosen, axis=1)
         roots = tf.reshape(roots, [number, tf.size(chosen), *logits.shape[1:]])
-        unseen = ROUNDINGS * np.finfo(self._model.dtype).eps
+        unseen = DIFFERENCE_ROUNDINGS * np.finfo(self._model.dtype).eps
         unseen *= loss_scale(self._model, logits, labels)
-        negative = tf.reduce_sum(tf.nn.relu(-values - unseen))
+        negative = tf.reduce_sum(tf.nn.relu(-values - unseen[:, tf.newaxis]))
         return roots, chosen, tf.stack([negative, tf.reduce_sum(tf.abs(values))])
 
     def _signs(self, logits, labels, rows, seed):

@@ -49,7 +49,8 @@ def _without_own_part(model):
         last = first + len(terms.rows)
         forms = forms_of(terms.rows) if wide is None else wide[first:last]
         left = np.eye(forms.shape[1]) - terms.curvatures @ forms
-        full = np.flatnonzero(np.linalg.det(left) < _FULL_LEVERAGE)
+        smallest = np.linalg.svd(left, compute_uv=False)[:, -1]
+        full = np.flatnonzero(smallest < _FULL_LEVERAGE)
         if len(full):
             raise SolverError(
                 f"The leverage of training point {first + full[0]} is 1: the others do not "

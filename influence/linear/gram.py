@@ -12,15 +12,15 @@ from influence.data.types import Rows
 _SMALL_LEVERAGE = 1e-6
 # The smallest eigenvalue of the free features' correlations that is no rounding.
 _DETERMINED = 1e-8
-# A form that is less than this part of what it is the difference of has lost half of its digits.
-_HALF = 1e-8
+# A form that is less than this part of what it is the difference of has lost half its digits.
+_LOST = 1e-8
 # Numbers of a block that are made dense, or converted, at a time.
 _BLOCK = 2**21
 
 
-def gram(rows: Rows, scales: np.ndarray) -> np.ndarray:
+def gram(rows: Rows, scales: np.ndarray, centred: bool = False) -> np.ndarray:
     """YYᵀ of points X [n, d], sparse or dense, whose features are multiplied by ``scales`` [d],
-    Y = X diag(scales): float64 [n, n].
+    Y = X diag(scales), and, if they are dense and it is asked for, ``centred``: float64 [n, n].
 
     A block at a time is converted: of sparse points, whose product with one another would first
     count its entries and then sort them, a block of points; of others, of features.
@@ -34,6 +34,8 @@ def gram(rows: Rows, scales: np.ndarray) -> np.ndarray:
         return total
     for block in _blocks(d, n):
         columns = rows[:, block] * scales[block]
+        if centred:
+            columns -= columns.mean(axis=0)
         total += columns @ columns.T
     return total
 
@@ -115,7 +117,8 @@ def block_forms(
     left = np.einsum("if,bd->ibfd", free, np.eye(c)).reshape(n * c, -1) - solved.T @ through
     left = (left @ schur.T).reshape(n, c, -1)
     forms += left @ left.transpose(0, 2, 1)
-    if (np.trace(forms, axis1=1, axis2=2) < _HALF * c * prior).any():
+    # Of the smallest, as a softmax leaves what all outputs have in common as it was before.
+    if (np.linalg.eigvalsh(forms)[:, 0] < _LOST * prior).any():
         raise np.linalg.LinAlgError("The penalty is too small beside the points.")
     return forms
 

@@ -124,7 +124,8 @@ class LinearHessian(HessianOperator):
     def _wide_inverse(self):
         rows = self._x.numpy().astype(np.float64) * self._scale
         curvatures = np.asarray(self._loss.curvature_matrix(tf.constant(self._curvature)))
-        largest = float(self.diagonal().max())
+        diagonal = self._functions.diagonal(self._x, self._curvature)
+        largest = float(tf.reduce_max(diagonal)) / self.num_examples
         return wide_inverse(rows, curvatures, self._penalty, self.damping, largest)
 
 

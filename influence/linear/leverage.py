@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from influence.linear.terms import PointTerms, point_terms
 from influence.objective.generic_neural_net import EXACT_SIZE
 from influence.objective.removal import Removal, undetermined
 from influence.objective.sets import Sets
+from influence.solvers.conjugate_gradient import ConjugateGradient
 from influence.solvers.downdate import inner_inverses
 from influence.solvers.exact import Exact
 from influence.solvers.solution import SolverError
+
+# To which conjugate gradients solve for a step without a point.
+_TOLERANCE = 1e-10
 
 
 def one_newton_step(
@@ -97,9 +102,13 @@ class LinearRemoval(Removal):
         return self._asked_solver is None and size > EXACT_SIZE and rows >= size
 
     def _solver_for(self, sets):
-        if self._large(sets) or self._flat():
+        if self._large(sets):
             return self._model._solver_for(self._asked)
-        return super()._solver_for(sets)
+        solver = self._model._solver_for(None) if self._flat() else super()._solver_for(sets)
+        if self._asked_solver is None and isinstance(solver, ConjugateGradient):
+            # What goes with a point is divided by 1 − its leverage, which may be 1e-5.
+            return replace(solver, tolerance=_TOLERANCE)
+        return solver
 
     def _flat(self):
         """Whether there are so many more parameters than points that a solve for each of them takes

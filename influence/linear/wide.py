@@ -16,6 +16,8 @@ from influence.linear.terms import point_terms
 from influence.solvers.downdate import roots
 from influence.solvers.preconditioners import UpdatedInverse
 
+# Of several outputs of all points: 200 MB for each of some six matrices.
+_MOST_OUTPUTS = 5000
 # What has no penalty gets one in an approximate inverse, so much of the largest curvature.
 _LITTLE = 1e-6
 
@@ -24,7 +26,7 @@ def is_wide(shape: tuple[int, int], loss: LinearLoss, penalty: Penalty) -> bool:
     """Whether matrices of the points' outputs will do: of n points and d features, n ≤ d, of which
     fewer than n have no penalty and each other one the same for all outputs."""
     (n, d), c = shape, loss.outputs
-    if n > d or n * c > MAX_DENSE_SIZE or not loss.convex:
+    if n > d or n * c > (MAX_DENSE_SIZE if c == 1 else _MOST_OUTPUTS) or not loss.convex:
         return False
     strengths, free = _strengths(penalty, d, c)
     alike = (strengths == strengths[:, :1])[~free].all()
@@ -44,18 +46,22 @@ def wide_forms(model: Any) -> np.ndarray | None:
     rows = x if scipy.sparse.issparse(x) else x.numpy()
     strengths, free = _strengths(model.penalty, d, c)
     columns = np.flatnonzero(free)
-    unpenalised = rows[:, columns] * float(model.train.scale)
+    unpenalised = rows[:, columns]
     if scipy.sparse.issparse(rows):
         unpenalised = unpenalised.toarray()
+    unpenalised = unpenalised.astype(np.float64) * model.train.scale
     scales = np.zeros(d)
     scales[~free] = model.train.scale / np.sqrt(n * strengths[~free, 0])
     curvatures = np.concatenate([terms.curvatures for terms in point_terms(model)])
-    between = gram(rows, scales)
+    block = n * _free_block(model.penalty, columns, (d, c))
+    # A free constant takes what features have in common; as large as it may be, it costs no digits.
+    constant = len(columns) == 1 and np.ptp(unpenalised) == 0 and not block.any()
+    between, alike = gram(rows, scales, constant), curvatures[:, :1, :1] * np.eye(c)
     try:
-        if c == 1:
-            forms = quadratic_forms(between, curvatures.ravel(), unpenalised)
-            return forms[:, np.newaxis, np.newaxis]
-        block = n * _free_block(model.penalty, columns, (d, c))
+        if (curvatures == alike).all() and not block.any():
+            # One output, or several that do not meet.
+            forms = quadratic_forms(between, curvatures[:, 0, 0], unpenalised)
+            return forms[:, np.newaxis, np.newaxis] * np.eye(c)
         return block_forms(between, roots(curvatures), unpenalised, block)
     except np.linalg.LinAlgError:
         return None
@@ -73,12 +79,12 @@ def wide_inverse(
         curvatures: A [n, c, c].
         penalty: with the curvature B.
         damping: beside it.
-        largest: of the diagonal of the sum.
+        largest: of the diagonal of what the points have of it.
     """
     (n, d), c = rows.shape, curvatures.shape[1]
     strengths, free = _strengths(penalty, d, c)
     columns = np.flatnonzero(free)
-    strengths = np.where(free[:, np.newaxis], _LITTLE * largest, strengths) + damping
+    strengths = np.where(free[:, np.newaxis], _LITTLE * (largest or 1.0), strengths) + damping
     inverse = scipy.sparse.diags_array(1 / strengths.ravel())
     updates = np.einsum("ij,iba->jbia", rows, roots(curvatures / n)).reshape(d * c, n * c)
     if c > 1 and len(columns):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,12 @@ from influence.solvers.downdate import Downdated, rows_of_gram, scaled_rows
 from influence.solvers.exact import Exact
 from influence.solvers.own_inverse import OwnInverse
 from influence.solvers.semidefinite import RangeInverse
-from influence.solvers.solution import Solver, SolverError
+from influence.solvers.solution import Solver, SolverError, SolverWarning
 
 # Columns that are solved for together, and points whose Jacobians are held at a time.
 _COLUMNS = 512
+# A relative error of a step that is worth a word.
+_ERROR = 0.01
 
 
 class Removal:
@@ -95,7 +98,7 @@ class Removal:
             yield self._model.inverse_hvp(gradients, *how).x.astype(np.float64) / self._n
 
     def _newton(self, sets):
-        solver = self._solver_for(sets)
+        solver, told = self._solver_for(sets), False
         for chunk in self._chunks(sets):
             members = sets.members[chunk]
             rows = [self._rows(each) for each in members]
@@ -109,8 +112,27 @@ class Removal:
                 left = Downdated(own, through)
                 if left.full:
                     raise undetermined(sets.name(chunk.start + j))
+                if not told:
+                    told = self._tell_error(left.left, solver, sets.name(chunk.start + j))
                 steps[:, j] = left.correct(first[:, j])
             yield steps
+
+    def _tell_error(self, left, solver, name):
+        """Warn where an iterative solver's tolerance is too much for what is ``left`` of 1 beside a
+        leverage; whether it did."""
+        tolerance = getattr(solver, "tolerance", 0.0)
+        error = tolerance / left
+        if error <= _ERROR:
+            return False
+        message = (
+            f"The leverage of {name} is {1 - left:.6g}: a solution to a tolerance of {tolerance:g} "
+            f"may be wrong by {min(error, 1.0):.0%} after it is divided by 1 minus that. Give "
+            f"solver={type(solver).__name__}(tolerance={_ERROR * left:.0e}), or a larger damping."
+        )
+        if self._strict:
+            raise SolverError(message)
+        warnings.warn(message, SolverWarning, stacklevel=2)
+        return True
 
     def _refits(self, sets):
         theta = self._model.parameters.astype(np.float64)

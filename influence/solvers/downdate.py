@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # 1 minus a leverage below this is rounding.
 _FULL_LEVERAGE = 1e-10
 # A negative eigenvalue within this many roundings of the largest one is 0, or within so many of the
 # numbers that it is the difference of.
 _ROUNDINGS = 1e3
-ROUNDINGS = 10
+DIFFERENCE_ROUNDINGS = 10
 
 
-def roots(blocks: np.ndarray, scale: float = 0.0) -> np.ndarray:
+def roots(blocks: np.ndarray, scale: ArrayLike = 0.0) -> np.ndarray:
     """R with R Rᵀ = A for each of the symmetric ``blocks`` A [..., c, c], in float64.
 
     Args:
         blocks: A.
-        scale: of the numbers of which A is the difference, where they are larger.
+        scale: of the numbers of which each A is the difference, [...], where they are larger.
 
     Raises:
         ValueError: one has a negative eigenvalue: it is of a loss that is not convex in the
@@ -35,8 +36,9 @@ def roots(blocks: np.ndarray, scale: float = 0.0) -> np.ndarray:
         values, vectors = blocks[..., 0], np.ones_like(blocks)
     else:
         values, vectors = np.linalg.eigh(blocks)
-    rounding = eps * max(_ROUNDINGS * np.abs(values).max(initial=0.0), ROUNDINGS * scale)
-    if (values < -rounding).any():
+    largest = _ROUNDINGS * np.abs(values).max(initial=0.0)
+    rounding = eps * np.maximum(largest, DIFFERENCE_ROUNDINGS * np.asarray(scale))
+    if (values < -rounding[..., np.newaxis]).any():
         raise ValueError(
             f"The loss of a point is not convex in the outputs (an eigenvalue of its second "
             f'derivative is {values.min():.2g}): order="newton" needs one that is; use '
@@ -80,6 +82,7 @@ class Downdated:
 
     Attributes:
         full: whether M − FᵀF is singular: some leverage is 1.
+        left: 1 − the largest leverage, by which an error of V is divided.
 
     Examples:
         >>> import numpy as np
@@ -94,13 +97,16 @@ class Downdated:
         forms = rows @ solved
         self._inner, full = inner_inverses((forms + forms.T) / 2)
         self.full = bool(full)
+        self.left = 1 / float(np.linalg.norm(self._inner, 2)) if len(rows) else 1.0
 
     def correct(self, solution: np.ndarray) -> np.ndarray:
         """(M − FᵀF)⁻¹ v from ``solution`` M⁻¹ v, [p] or [p, k]."""
         return solution + self._solved @ (self._inner @ (self._rows @ solution))
 
 
-def scaled_rows(jacobians: np.ndarray, curvatures: np.ndarray, scale: float = 0.0) -> np.ndarray:
+def scaled_rows(
+    jacobians: np.ndarray, curvatures: np.ndarray, scale: ArrayLike = 0.0
+) -> np.ndarray:
     """F with FᵀF = Σ JᵀAJ over points, from J [k, c, p] and A [k, c, c]: [k·c, p].
 
     Args:

@@ -1,5 +1,7 @@
 """More features than points: n×n matrices give what d×d ones do, and no d×d one is made."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -172,10 +174,64 @@ def test_free_features_that_the_points_do_not_determine():
     assert wide_forms(model) is None
 
 
+@pytest.mark.parametrize("alpha", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("make", [Ridge, RidgeClassifier])
+def test_steps_without_points_of_a_leverage_of_nearly_1(make, alpha):
+    """What goes with a point is divided by 1 − h, and an error of the solve with it."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((20, 2100))
+    y = 3 * x[:, :5].sum(axis=1) + random.standard_normal(20) + 2
+    y = (np.argsort(np.argsort(y)) % 3) if make is RidgeClassifier else y
+    settings = {"alpha": alpha, "solver": "cholesky"}
+    fitted = make(**settings).fit(x, y)
+    changes = from_sklearn(fitted, x, y).parameter_changes([[3], [4], [5, 6]], "newton")
+    for change, gone in zip(changes.T, ([3], [4], [5, 6])):
+        others = make(**settings).fit(np.delete(x, gone, axis=0), np.delete(y, gone))
+        moved = others.coef_ - fitted.coef_, others.intercept_ - fitted.intercept_
+        truth = np.vstack([np.atleast_2d(moved[0]).T, np.atleast_1d(moved[1])])
+        change = change.reshape(truth.shape)
+        error = np.linalg.norm(change - truth) / np.linalg.norm(truth)
+        assert error < 1e-7 / min(alpha, 1), error
+        np.testing.assert_allclose(change[-1], truth[-1], rtol=1e-5 / min(alpha, 1), atol=1e-9)
+
+
+def test_a_tolerance_that_a_leverage_eats_up_is_said():
+    model = from_sklearn(Ridge(1e-3).fit(X, Y), X, Y)
+    truth = model.parameter_changes([[3]], "newton")
+    rough = influence.ConjugateGradient(1e-4)
+    with pytest.warns(
+        influence.SolverWarning, match=r"leverage of set 0 is 0\.99.*may be wrong by"
+    ):
+        model.parameter_changes([[3]], "newton", solver=rough)
+    with pytest.raises(influence.SolverError, match=r"Give solver=ConjugateGradient\(tolerance="):
+        model.parameter_changes([[3]], "newton", solver=rough, strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fine = model.parameter_changes([[3]], "newton", solver=influence.ConjugateGradient(1e-12))
+    np.testing.assert_allclose(fine, truth, rtol=0, atol=1e-6 * np.abs(truth).max())
+
+
+def test_features_far_from_0():
+    x = X + 1e6
+    model = from_sklearn(Ridge(2.0).fit(x, Y), x, Y)
+    near = from_sklearn(Ridge(2.0).fit(X, Y), X, Y)
+    np.testing.assert_allclose(model.leverage(), near.leverage(), rtol=1e-6)
+    two = from_sklearn(Ridge(2.0).fit(x, TARGETS), x, TARGETS)
+    np.testing.assert_allclose(two.leverage(), 2 * near.leverage(), rtol=1e-6)
+
+
+def test_a_penalty_that_is_next_to_nothing():
+    # Classes that contradict each other have a minimum without a penalty.
+    x, labels = np.repeat(X[:10], 2, axis=0), np.arange(20) % 2
+    labels[[0, 3]] = 2
+    model = influence.LogisticRegression(Dataset(x, labels), 1e-14, 3, "float64").fit()
+    assert wide_forms(model) is None
+
+
 def test_more_points_than_a_matrix_is_made_for(monkeypatch):
     model = MODELS["softmax"](X)
     leverage = model.leverage()
-    monkeypatch.setattr("influence.linear.wide.MAX_DENSE_SIZE", 59)  # of 20 points, 3 outputs each
+    monkeypatch.setattr("influence.linear.wide._MOST_OUTPUTS", 59)  # of 20 points, 3 outputs each
     model = MODELS["softmax"](X)
     assert wide_forms(model) is None
     np.testing.assert_allclose(model.leverage(), leverage, rtol=1e-6)
