@@ -220,6 +220,17 @@ def test_features_far_from_0():
     np.testing.assert_allclose(two.leverage(), 2 * near.leverage(), rtol=1e-6)
 
 
+def test_two_outputs_of_a_leverage_of_nearly_1_each():
+    """(1 − h)² is below what 1 − h may be, and was taken for it."""
+    x = RANDOM.standard_normal((20, 50))
+    model = from_sklearn(Ridge(3e-4, solver="cholesky").fit(x, TARGETS), x, TARGETS)
+    assert (1 - model.leverage() / 2).max() < 1e-4
+    outputs = model.leave_one_out_outputs()
+    for i in (0, 13):
+        others = Ridge(3e-4, solver="cholesky").fit(np.delete(x, i, 0), np.delete(TARGETS, i, 0))
+        np.testing.assert_allclose(outputs[i], others.predict(x[[i]])[0], rtol=1e-5)
+
+
 def test_a_penalty_that_is_next_to_nothing():
     # Classes that contradict each other have a minimum without a penalty.
     x, labels = np.repeat(X[:10], 2, axis=0), np.arange(20) % 2
