@@ -105,10 +105,12 @@ class LinearRemoval(Removal):
         if self._large(sets):
             return self._model._solver_for(self._asked)
         solver = self._model._solver_for(None) if self._flat() else super()._solver_for(sets)
-        if self._asked_solver is None and isinstance(solver, ConjugateGradient):
-            # What goes with a point is divided by 1 − its leverage, which may be 1e-5.
-            return replace(solver, tolerance=_TOLERANCE)
-        return solver
+        if self._asked_solver is not None or not isinstance(solver, ConjugateGradient):
+            return solver
+        # What goes with a point is divided by 1 − its leverage, which may be 1e-5. A curvature in
+        # float32, which somebody gave, has no more digits than the solver asks for.
+        exact = self._operator.dtype == np.float64
+        return replace(solver, tolerance=_TOLERANCE) if exact else solver
 
     def _flat(self):
         """Whether there are so many more parameters than points that a solve for each of them takes

@@ -211,6 +211,18 @@ def test_a_tolerance_that_a_leverage_eats_up_is_said():
     np.testing.assert_allclose(fine, truth, rtol=0, atol=1e-6 * np.abs(truth).max())
 
 
+def test_a_curvature_in_float32_is_solved_as_far_as_its_digits_go():
+    random = np.random.default_rng(0)
+    x, labels = random.standard_normal((30, 2100)).astype(np.float32), np.arange(30) % 2
+    model = BinaryLogisticRegression(Dataset(x, labels), 0.01).fit()
+    curvature = model.hessian() + 0.1
+    assert curvature.dtype == np.float32
+    changes = model.parameter_changes([[3], [4, 5]], "newton", curvature=curvature, strict=True)
+    exact = model.hessian("float64") + 0.1
+    truth = model.parameter_changes([[3], [4, 5]], "newton", curvature=exact, strict=True)
+    np.testing.assert_allclose(changes, truth, rtol=0, atol=1e-4 * np.abs(truth).max())
+
+
 def test_features_far_from_0():
     x = X + 1e6
     model = from_sklearn(Ridge(2.0).fit(x, Y), x, Y)
