@@ -26,7 +26,7 @@ BEYOND = {
     "fig2_long_retraining": "Beyond the paper: the retraining of Figure 2, step by step",
     "datamodeling_mnist": "Beyond the paper: what scores are worth, by a published benchmark",
 }
-_TITLES = EXPERIMENTS | BEYOND
+TITLES = EXPERIMENTS | BEYOND
 
 
 def read_records(output: Path, names) -> dict[str, dict]:
@@ -51,14 +51,14 @@ def write_reports(records: dict[str, dict], failed: list[str], figures: Path, fo
 
 def _shown(records):
     """The titles of the seven, and of those beyond them that ran."""
-    return {name: title for name, title in _TITLES.items() if name in EXPERIMENTS | records}
+    return {name: title for name, title in TITLES.items() if name in EXPERIMENTS | records}
 
 
 def results_table(records: dict[str, dict], failed: list[str]) -> str:
     """The paper's numbers beside ours, as Markdown, and the runs that they are of."""
     lines = ["# Results: the paper's numbers and ours", ""]
     for name, record in records.items():
-        lines += [f"## {_TITLES[name]}", ""]
+        lines += [f"## {TITLES[name]}", ""]
         if record["data"] != "paper":
             lines += [f"**On {record['data'].upper()} data: not the paper's numbers.**", ""]
         lines += [_run(record), "", "| quantity | paper | ours |", "| --- | --- | --- |"]
