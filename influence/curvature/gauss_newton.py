@@ -83,14 +83,18 @@ class GaussNewton(AutodiffHessian):
     def _traced_factors(self, points):
         x, labels = points
         model = self._model
+        scale = loss_scale(model, model.logits(model.convert(x)), labels)
+        return *self._jacobians_and_curvatures(x, labels), scale
+
+    def _jacobians_and_curvatures(self, x, labels):
+        model = self._model
         converted = model.convert(x)
-        logits = model.logits(converted)
-        curvatures = loss_matrices(model, logits, labels)
-        return model.output_jacobians(converted), curvatures, loss_scale(model, logits, labels)
+        curvatures = loss_matrices(model, model.logits(converted), labels)
+        return model.output_jacobians(converted), curvatures
 
     def _jacobian_product(self, x, labels):
         """Σ J_iᵀ Λ_i J_i over a batch, [p, p]."""
-        jacobians, curvatures, _ = self._traced_factors((x, labels))
+        jacobians, curvatures = self._jacobians_and_curvatures(x, labels)
         flat = [-1, self.shape[0]]
         return tf.matmul(
             tf.reshape(jacobians, flat),

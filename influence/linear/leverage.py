@@ -45,10 +45,10 @@ def one_newton_step(
     transposed = np.swapaxes(terms.roots, 1, 2)
     outputs = np.einsum("bij,bj->bi", forms, terms.slopes)
     outputs += terms.rows @ beside.reshape(terms.rows.shape[1], -1)
-    inner, full = inner_inverses(transposed @ forms @ terms.roots)
+    inner, left = inner_inverses(transposed @ forms @ terms.roots)
     correction = terms.roots @ (inner @ (transposed @ outputs[:, :, np.newaxis]))
     gradients = terms.along(terms.slopes + correction[:, :, 0])
-    return inverse @ gradients.T + beside[:, np.newaxis], full
+    return inverse @ gradients.T + beside[:, np.newaxis], left == 0
 
 
 def single_steps(

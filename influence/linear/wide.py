@@ -87,10 +87,10 @@ def wide_inverse(
     strengths = np.where(free[:, np.newaxis], _LITTLE * (largest or 1.0), strengths) + damping
     inverse = scipy.sparse.diags_array(1 / strengths.ravel())
     updates = np.einsum("ij,iba->jbia", rows, roots(curvatures / n)).reshape(d * c, n * c)
-    if c > 1 and len(columns):
+    block = _free_block(penalty, columns, (d, c))
+    if block.any():
         # A softmax does not see what all outputs of a feature without a penalty have in common.
         shared = np.zeros((d, c, len(columns) * c))
-        block = _free_block(penalty, columns, (d, c))
         shared[columns] = roots(block).reshape(len(columns), c, -1)
         updates = np.concatenate([updates, shared.reshape(d * c, -1)], axis=1)
     return UpdatedInverse(inverse, updates, np.ones(updates.shape[1]))
@@ -105,6 +105,9 @@ def _strengths(penalty, d, c):
 def _free_block(penalty, columns, shape):
     """B of the features at ``columns`` of d, with c outputs: [f·c, f·c]."""
     (d, c), size = shape, len(columns) * shape[1]
+    strengths, _ = _strengths(penalty, d, c)
+    if not strengths[columns].any():
+        return np.zeros((size, size))
     block = np.zeros((d, c, size))
     block[columns] = np.eye(size).reshape(len(columns), c, size)
     product = np.asarray(penalty.product(block.reshape(d * c, size)))

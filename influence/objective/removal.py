@@ -110,7 +110,7 @@ class Removal:
             steps = np.empty_like(first)
             for j, (own, through) in enumerate(zip(rows, others)):
                 left = Downdated(own, through)
-                if left.full:
+                if left.left == 0:
                     raise undetermined(sets.name(chunk.start + j))
                 if not told:
                     told = self._tell_error(left.left, solver, sets.name(chunk.start + j))

@@ -48,24 +48,25 @@ def roots(blocks: np.ndarray, scale: ArrayLike = 0.0) -> np.ndarray:
 
 
 def inner_inverses(forms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(1 − F M⁻¹ Fᵀ)⁻¹ of each of ``forms`` F M⁻¹ Fᵀ [..., s, s], and where there is none because
-    a leverage, an eigenvalue of it, is 1: [...].
+    """(1 − F M⁻¹ Fᵀ)⁻¹ of each of ``forms`` F M⁻¹ Fᵀ [..., s, s], and 1 − the largest leverage, an
+    eigenvalue of it: [...]. It is 0 where that is rounding, and there is no inverse.
 
     Examples:
         >>> import numpy as np
         >>> from influence.solvers.downdate import inner_inverses
-        >>> inverses, full = inner_inverses(np.array([[[0.75]], [[1.0]]]))
-        >>> float(inverses[0, 0, 0]), full.tolist()
-        (4.0, [False, True])
+        >>> inverses, left = inner_inverses(np.array([[[0.75]], [[1.0]]]))
+        >>> float(inverses[0, 0, 0]), left.tolist()
+        (4.0, [0.25, 0.0])
     """
     if forms.shape[-1] == 1:
         values, vectors = forms[..., 0], np.ones_like(forms)
     else:
         values, vectors = np.linalg.eigh(forms)
     left = 1 - values
-    full = np.asarray(left.min(axis=-1) < _FULL_LEVERAGE)
-    left = np.where(full[..., np.newaxis], 1.0, left)
-    return (vectors / left[..., np.newaxis, :]) @ np.swapaxes(vectors, -1, -2), full
+    smallest = left.min(axis=-1)
+    smallest = np.where(smallest < _FULL_LEVERAGE, 0.0, smallest)
+    left = np.where(smallest[..., np.newaxis] == 0, 1.0, left)
+    return (vectors / left[..., np.newaxis, :]) @ np.swapaxes(vectors, -1, -2), smallest
 
 
 class Downdated:
@@ -81,8 +82,8 @@ class Downdated:
         solved: V [p, s].
 
     Attributes:
-        full: whether M − FᵀF is singular: some leverage is 1.
-        left: 1 − the largest leverage, by which an error of V is divided.
+        left: 1 − the largest leverage, by which an error of V is divided; 0 where M − FᵀF is
+            singular.
 
     Examples:
         >>> import numpy as np
@@ -95,9 +96,8 @@ class Downdated:
     def __init__(self, rows: np.ndarray, solved: np.ndarray) -> None:
         self._rows, self._solved = rows, solved
         forms = rows @ solved
-        self._inner, full = inner_inverses((forms + forms.T) / 2)
-        self.full = bool(full)
-        self.left = 1 / float(np.linalg.norm(self._inner, 2)) if len(rows) else 1.0
+        self._inner, left = inner_inverses((forms + forms.T) / 2)
+        self.left = float(left)
 
     def correct(self, solution: np.ndarray) -> np.ndarray:
         """(M − FᵀF)⁻¹ v from ``solution`` M⁻¹ v, [p] or [p, k]."""
